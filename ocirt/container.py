@@ -1,0 +1,556 @@
+"""Container: the lifecycle of runtime.md as a class; the command line is a thin layer over it."""
+
+from __future__ import annotations
+
+import _socket
+import posix
+import select
+import time
+from _signal import SIGKILL
+from errno import ECONNREFUSED, ENOENT, ESRCH
+
+from ocirt import kernel, state
+from ocirt.errors import NotFound, OcirtError, SpecError, WrongState
+from ocirt.launch import Launch
+from ocirt.plan import Op
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ocirt.context import Context
+    from ocirt.options import CreateOptions, ExecOptions
+
+KILL_WAIT = 10.0  # seconds for a killed container to be gone
+
+
+class Container:
+    """One container, known by its id below a state root.
+
+    create() and load() make them; state is the document of state.json.
+    """
+
+    def __init__(self, root: str, container_id: str, saved: dict[str, Any], pidfd: int = -1) -> None:
+        self.root = root
+        self.id = container_id
+        self.saved = saved
+        self.pidfd = pidfd
+        self.warnings: list[str] = []
+        self._spec: dict[str, Any] | None = None
+
+    # Making one
+
+    @classmethod
+    def create(
+        cls,
+        bundle: str,
+        container_id: str,
+        *,
+        root: str,
+        options: CreateOptions,
+        console_fd: int = -1,
+        start: bool = False,
+        on_created: Callable[[Container], None] | None = None,
+    ) -> Container:
+        """Make the container of a bundle; its init waits for start() (runtime.md, Create).
+
+        console_fd: a connected socket that gets the terminal's master, when options names none.
+        start: go on to the user's program at once (run). on_created is called when everything is
+        in place and before the program may run. Raises OcirtError; then nothing is left behind.
+        """
+        from ocirt.build import build_create
+
+        state.check_id(container_id)
+        trace = _open_trace(options)
+        try:
+            return cls._create(
+                bundle, container_id, root, options, console_fd, start, on_created, build_create, trace
+            )
+        finally:
+            if trace:
+                trace.write()
+
+    @classmethod
+    def _create(
+        cls,
+        bundle: str,
+        container_id: str,
+        root: str,
+        options: CreateOptions,
+        console_fd: int,
+        start: bool,
+        on_created: Callable[[Container], None] | None,
+        build_create: Any,
+        trace: Any,
+    ) -> Container:
+        ctx, text = build_create(bundle, container_id, options, trace)
+        with state.reserve(root, container_id) as directory:
+            launch = Launch(ctx.plan, ctx, trace=trace)
+            launch.undo(directory.remove)
+            container = cls(root, container_id, _first_state(ctx))
+            container._spec = ctx.spec
+            try:
+                if ctx.terminal:
+                    _connect_console(ctx, options, console_fd)
+                if not start:
+                    ctx.start_socket.opener = lambda: _listen(directory.fd)
+                directory.write("config.json", text)
+                # Before anything else exists: what a killed runtime leaves must be found again.
+                directory.save(container.saved)
+            except BaseException:
+                launch.roll_back()
+                raise
+            launch.prepare()
+            launch.spawn()
+
+            def ready() -> None:
+                container.pidfd = launch.pidfd
+                container._became_created(launch)
+                directory.save(container.saved)
+                if options.pid_file:
+                    write_pid_file(options.pid_file, launch.pid)
+                    launch.undo(lambda: _unlink(options.pid_file))
+                if on_created is not None:
+                    on_created(container)
+
+            launch.run_to_ready(ready)
+            if start:
+                launch.run_to_exec()
+            launch.close()
+            container.warnings = ctx.warnings + launch.warnings
+            if start:
+                container._poststart(directory)
+            return container
+
+    def _became_created(self, launch: Launch) -> None:
+        from ocirt.procfs import start_time
+
+        self.saved["pid"] = launch.pid
+        self.saved["startTime"] = start_time(launch.pid)
+        if launch.ctx.cgroup is not None:
+            self.saved["cgroup"] = launch.ctx.cgroup.save()
+        base = next((i for i, op in enumerate(launch.plan.ops) if op.kind == "wait_start"), None)
+        if base is not None:
+            steps = [[op.kind, op.field, op.detail] for op in launch.plan.ops[base:]]
+            self.saved["steps"] = {"base": base, "ops": steps}
+
+    # Finding them
+
+    @classmethod
+    def load(cls, container_id: str, root: str) -> Container:
+        """The container with this id. Raises NotFound."""
+        with state.open_state(root, container_id, lock=False) as directory:
+            try:
+                return cls(root, container_id, directory.load())
+            except FileNotFoundError:
+                raise NotFound(container_id) from None
+
+    @classmethod
+    def list(cls, root: str) -> list[dict[str, Any]]:
+        """State documents of all containers below root, by id; a missing root holds none."""
+        found = []
+        for container_id in state.ids(root):
+            try:
+                found.append(cls.load(container_id, root).state())
+            except (NotFound, NotADirectoryError):
+                continue  # deleted while we looked
+        return found
+
+    # Looking
+
+    @property
+    def pid(self) -> int:
+        """Process id of the init process; 0 when it has ended."""
+        return self.saved["pid"] if self._alive() else 0
+
+    @property
+    def bundle(self) -> str:
+        return str(self.saved["bundle"])
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """config.json as it was at create."""
+        if self._spec is None:
+            from ocirt.spec.jsontext import loads
+
+            with state.open_state(self.root, self.id, lock=False) as directory:
+                self._spec = loads(directory.read("config.json"), "config.json")
+        return self._spec
+
+    @property
+    def status(self) -> str:
+        """creating, created, running or stopped: read off the process, not remembered."""
+        if not self.saved["pid"]:
+            return self._status_without_pid()
+        if not self._alive():
+            return "stopped"
+        try:
+            posix.stat(f"{self.root}/{self.id}/start")
+        except FileNotFoundError:
+            return "running"
+        return "created"
+
+    def _status_without_pid(self) -> str:
+        """Being created, unless the runtime that did it has died: then its lock is free."""
+        import fcntl
+
+        try:
+            fd = posix.open(f"{self.root}/{self.id}", posix.O_RDONLY | posix.O_CLOEXEC)
+        except FileNotFoundError:
+            return "stopped"
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "creating"
+        finally:
+            posix.close(fd)
+        return "stopped"
+
+    def _alive(self) -> bool:
+        from ocirt.procfs import process_is
+
+        return bool(self.saved["pid"]) and process_is(self.saved["pid"], self.saved["startTime"])
+
+    def state(self) -> dict[str, Any]:
+        """The state document (runtime.md, State) with runc's rootfs, created and owner."""
+        status = self.status
+        return {
+            "ociVersion": self.saved["ociVersion"],
+            "id": self.id,
+            "pid": 0 if status == "stopped" else self.saved["pid"],
+            "status": status,
+            "bundle": self.saved["bundle"],
+            "rootfs": self.saved["rootfs"],
+            "created": self.saved["created"],
+            "annotations": self.saved["annotations"],
+            "owner": self.saved["owner"],
+        }
+
+    def manager(self) -> Any:
+        """The cgroup manager of this container; None when it has no cgroup."""
+        saved = self.saved.get("cgroup")
+        if not saved:
+            return None
+        from ocirt import cgroups
+
+        return cgroups.load(saved)
+
+    # Changing
+
+    def start(self) -> None:
+        """Let the user's program run (runtime.md, Start). Raises WrongState, or what failed."""
+        with state.open_state(self.root, self.id) as directory:
+            self.saved = directory.load()
+            status = self.status
+            if status == "running":
+                raise WrongState(status, "created", "cannot start an already running container")
+            if status != "created":
+                raise WrongState(status, "created", f"cannot start a container that has {status}")
+            launch = self._connect(directory)
+            try:
+                launch.await_exec()
+            finally:
+                directory.unlink("start")
+                launch.close()
+            self._poststart(directory)
+
+    def _connect(self, directory: state.StateDir) -> Launch:
+        """The start socket, by an fd: a path may be longer than sun_path's 108 bytes."""
+        from ocirt.build import rebuild_context
+
+        ctx = rebuild_context(self)
+        steps = self.saved["steps"]
+        blank = Op("LAST", "wait_start", "", (), "", 0, 0)
+        ctx.plan.ops = [blank] * steps["base"]
+        ctx.plan.ops += [Op("LAST", kind, field, (), detail, 0, 0) for kind, field, detail in steps["ops"]]
+        launch = Launch(ctx.plan, ctx)
+        control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        try:
+            control.connect(f"/proc/self/fd/{directory.fd}/start")
+        except OSError as error:
+            control.close()
+            if error.errno in (ECONNREFUSED, ENOENT):
+                text = "cannot start a container that has stopped"
+                raise WrongState("stopped", "created", text) from None
+            raise
+        launch.control = control
+        return launch
+
+    def _poststart(self, directory: state.StateDir) -> None:
+        """A poststart hook that fails ends the container (runtime.md, Lifecycle, step 9)."""
+        hooks = (self.saved.get("hooks") or {}).get("poststart")
+        if not hooks:
+            return
+        from ocirt.hooks import run_hooks
+
+        try:
+            run_hooks("poststart", hooks, self._hook_state("running"))
+        except OcirtError:
+            self._kill_everything()
+            self._destroy(directory)
+            raise
+
+    def _hook_state(self, status: str) -> dict[str, Any]:
+        from ocirt.hooks import hook_state
+
+        pid = self.saved["pid"] if status == "running" else 0
+        return hook_state(self.saved, self.id, self.bundle, status, pid)
+
+    def kill(self, signal: int, *, all: bool = False) -> None:  # noqa: A002 - runc's word
+        """Send a signal to the init process, or with all to every process of the container."""
+        manager = None
+        if all or not self.saved.get("pidNamespace", True):
+            manager = self.manager()
+        if all and manager is not None:
+            if self.status == "stopped" and not manager.pids():
+                raise WrongState("stopped", "running", "container not running")
+            manager.kill_all(signal)
+            return
+        if not self._send(signal):
+            if manager is not None and signal == SIGKILL and manager.pids():
+                manager.kill_all(signal)  # the init is gone, what it left is not
+                return
+            raise WrongState("stopped", "running", "container not running")
+
+    def _send(self, signal: int) -> bool:
+        """False when the process has ended. The pidfd is checked: the pid may be another's now."""
+        if not self.saved["pid"]:
+            return False
+        try:
+            pidfd = kernel.pidfd_open(self.saved["pid"])
+        except OSError as error:
+            if error.errno == ESRCH:
+                return False
+            raise
+        try:
+            if not self._alive():
+                return False
+            kernel.pidfd_send_signal(pidfd, signal)
+        except OSError as error:
+            if error.errno == ESRCH:
+                return False
+            raise
+        finally:
+            posix.close(pidfd)
+        return True
+
+    def delete(self, *, force: bool = False) -> None:
+        """Remove all that create made (runtime.md, Delete); force kills first.
+
+        Raises WrongState when it runs and force is not given.
+        """
+        with state.open_state(self.root, self.id) as directory:
+            try:
+                self.saved = directory.load()
+            except FileNotFoundError:
+                directory.remove()  # a create that was killed before it wrote anything
+                return
+            status = self.status
+            if status == "created" or (force and status != "stopped"):
+                self._kill_everything()
+            elif status != "stopped":
+                text = f"cannot delete container {self.id} that is not stopped: {status}"
+                raise WrongState(status, "stopped", text)
+            self._destroy(directory)
+
+    def _kill_everything(self) -> None:
+        try:
+            pidfd = kernel.pidfd_open(self.saved["pid"])
+        except OSError as error:
+            if error.errno != ESRCH:
+                raise
+            return
+        try:
+            self._send(SIGKILL)
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(KILL_WAIT * 1000):
+                raise OcirtError(f"container {self.id} did not end within {KILL_WAIT:g} s of SIGKILL")
+            _reap(pidfd)
+        finally:
+            posix.close(pidfd)
+
+    def _destroy(self, directory: state.StateDir) -> None:
+        """cgroup, poststop hooks, state: in this order, so that a failure can be tried again."""
+        manager = self.manager()
+        if manager is not None:
+            manager.destroy()
+        hooks = (self.saved.get("hooks") or {}).get("poststop")
+        if hooks:
+            from ocirt.hooks import run_hooks
+
+            for failed in run_hooks("poststop", hooks, self._hook_state("stopped"), only_warn=True):
+                self.warnings.append(str(failed))
+        directory.remove()
+
+    def exec(
+        self,
+        process: dict[str, Any],
+        options: ExecOptions,
+        *,
+        console_fd: int = -1,
+        on_ready: Callable[[Exec], None] | None = None,
+    ) -> Exec:
+        """Start another process in the container; it runs when this returns.
+
+        process is the process object of config.json. Raises WrongState, or what failed.
+        """
+        from ocirt.build import build_exec
+
+        status = self.status
+        if status == "stopped":
+            raise WrongState(status, "running", "cannot exec in a stopped container")
+        if status == "creating":
+            raise WrongState(status, "running", "cannot exec in a container that is being created")
+        trace = _open_trace(options)
+        ctx = build_exec(self, process, options)
+        launch = Launch(ctx.plan, ctx, trace=trace)
+        if ctx.terminal:
+            _connect_console(ctx, options, console_fd)
+        launch.prepare()
+        launch.spawn()
+        started = Exec(launch)
+
+        def ready() -> None:
+            started.pid, started.pidfd = launch.pid, launch.pidfd
+            if options.pid_file:
+                write_pid_file(options.pid_file, launch.pid)
+                launch.undo(lambda: _unlink(options.pid_file))
+            if on_ready is not None:
+                on_ready(started)
+
+        try:
+            launch.run_to_ready(ready)
+            launch.run_to_exec()
+        finally:
+            if trace:
+                trace.write()
+        launch.close()
+        started.warnings = ctx.warnings + launch.warnings
+        return started
+
+    def wait(self) -> int:
+        """Wait for the init process, which must be our child; 128 + N when signal N ended it."""
+        return wait_for(self.pidfd)
+
+
+class Exec:
+    """A process started by Container.exec; the caller closes pidfd."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.pid = launch.pid
+        self.pidfd = launch.pidfd
+        self.warnings: list[str] = []
+
+    def wait(self) -> int:
+        """Exit status, 128 + N when signal N ended it."""
+        return wait_for(self.pidfd)
+
+
+def wait_for(pidfd: int) -> int:
+    """Exit status of our child, as a shell tells it."""
+    found = kernel.waitid_pidfd(pidfd)
+    assert found is not None
+    _pid, code, status = found
+    return status if code == 1 else 128 + status  # 1: CLD_EXITED
+
+
+def _reap(pidfd: int) -> None:
+    """Our own child leaves a zombie; somebody else's is theirs to reap."""
+    try:
+        kernel.waitid_pidfd(pidfd)
+    except ChildProcessError:
+        pass
+
+
+def _first_state(ctx: Context) -> dict[str, Any]:
+    now = time.time_ns()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9))
+    hooks = ctx.spec.get("hooks") or {}
+    return {
+        "ociVersion": ctx.spec["ociVersion"],
+        "id": ctx.id,
+        "pid": 0,
+        "startTime": 0,
+        "bundle": ctx.bundle,
+        "rootfs": kernel.fsdecode(ctx.rootfs),
+        "created": f"{stamp}.{now % 10**9:09}Z",
+        "annotations": ctx.spec.get("annotations") or {},
+        "owner": _owner(ctx.host.euid),
+        "pidNamespace": "pid" in ctx.new_ns,
+        "cgroup": ctx.cgroup.save() if ctx.cgroup is not None else None,
+        "hooks": {kind: hooks[kind] for kind in ("poststart", "poststop") if hooks.get(kind)},
+    }
+
+
+def _owner(uid: int) -> str:
+    if uid == 0:
+        return "root"
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _open_trace(options: Any) -> Any:
+    path = getattr(options, "trace", None)
+    if not path:
+        return None
+    from ocirt.trace import Trace
+
+    return Trace(path)
+
+
+def _listen(dirfd: int) -> int:
+    """The start socket, bound through the directory's fd (sun_path holds 108 bytes)."""
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    try:
+        listener.bind(f"/proc/self/fd/{dirfd}/start")
+        listener.listen(1)
+    except OSError:
+        listener.close()
+        raise
+    return listener.detach()
+
+
+def _connect_console(ctx: Context, options: Any, console_fd: int) -> None:
+    """Who gets the terminal's master: --console-socket, or the caller itself."""
+    path = options.console_socket
+    if path:
+        ctx.console_socket.opener = lambda: _connect_to(path)
+    elif console_fd >= 0:
+        ctx.console_socket.opener = lambda: posix.dup(console_fd)
+    else:
+        raise SpecError("process.terminal", "is true, so a console socket is needed to stay detached")
+
+
+def _connect_to(path: str) -> int:
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection.detach()
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """Plain decimal without a newline, complete as soon as it has its name."""
+    directory, _, name = path.rpartition("/")
+    partial = f"{directory}/.{name}.new" if directory else f".{name}.new"
+    fd = posix.open(partial, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o644)
+    try:
+        posix.write(fd, str(pid).encode())
+    finally:
+        posix.close(fd)
+    posix.rename(partial, path)
+
+
+def _unlink(path: str) -> None:
+    try:
+        posix.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,175 @@
+"""The map of the house: which field of config.json is applied where, read back how, and when.
+
+Rows stand in the order in which they are applied. The compiler, `ocirt features`, `ocirt verify`
+and conformance/FIELDS.md are all driven by this table; a test walks schemas/ and fails when a
+property has neither a row nor an entry in IGNORED.
+"""
+
+from __future__ import annotations
+
+from ocirt.plan import CHILD, ENTER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ocirt.context import Context
+
+# When a row's applier is called: if its field is there, in any case (also for what the field's
+# absence means), or also for exec.
+PRESENT, ALWAYS = False, True
+CREATE, BOTH = "create", "create exec"
+
+# field, applier, observer, phase, called without the field?, for which, section of runtime-spec
+ROWS: tuple[tuple[str, str, str, str, bool, str, str], ...] = (
+    # ENTER: the init is still in the runtime's namespaces
+    (
+        "process.oomScoreAdj",
+        "process:apply_oom_score_adj",
+        "process:observe_oom_score_adj",
+        ENTER,
+        PRESENT,
+        CREATE,
+        "config.md, Linux Process",
+    ),
+    (
+        "linux.resources",
+        "cgroups.apply:apply",
+        "cgroups:observe",
+        ENTER,
+        ALWAYS,
+        CREATE,
+        "config-linux.md, Control groups",
+    ),
+    (
+        "linux.namespaces",
+        "namespaces:apply_namespaces",
+        "namespaces:observe",
+        ENTER,
+        ALWAYS,
+        CREATE,
+        "config-linux.md, Namespaces",
+    ),
+    # CHILD: inside the namespaces, the root still the host's
+    ("process", "namespaces:apply_session", "", CHILD, ALWAYS, BOTH, "runtime.md, Create"),
+    ("root", "rootfs:apply_root", "rootfs:observe_root", CHILD, ALWAYS, CREATE, "config.md, Root"),
+    (
+        "linux.maskedPaths",
+        "rootfs:prepare_masks",
+        "",
+        CHILD,
+        PRESENT,
+        CREATE,
+        "config-linux.md, Masked Paths",
+    ),
+    ("mounts", "mounts:apply_mounts", "mounts:observe", CHILD, PRESENT, CREATE, "config.md, Mounts"),
+    (
+        "linux.devices",
+        "devices:apply_devices",
+        "devices:observe",
+        CHILD,
+        ALWAYS,
+        CREATE,
+        "config-linux.md, Devices",
+    ),
+    ("hooks", "hooks:apply_runtime_hooks", "", CHILD, PRESENT, CREATE, "config.md, POSIX-platform Hooks"),
+    ("hooks", "rootfs:apply_hooks_sync", "", CHILD, ALWAYS, CREATE, "config.md, POSIX-platform Hooks"),
+    (
+        "hooks.createContainer",
+        "hooks:apply_create_container_hooks",
+        "",
+        CHILD,
+        PRESENT,
+        CREATE,
+        "config.md, CreateContainer Hooks",
+    ),
+    ("root", "rootfs:apply_pivot", "", CHILD, ALWAYS, CREATE, "config.md, Root"),
+    (
+        "process.terminal",
+        "devices:apply_console",
+        "process:observe_terminal",
+        CHILD,
+        ALWAYS,
+        BOTH,
+        "config.md, Process",
+    ),
+    (
+        "hostname",
+        "namespaces:apply_hostname",
+        "namespaces:observe_hostname",
+        CHILD,
+        PRESENT,
+        CREATE,
+        "config.md, Hostname",
+    ),
+    (
+        "domainname",
+        "namespaces:apply_domainname",
+        "namespaces:observe_domainname",
+        CHILD,
+        PRESENT,
+        CREATE,
+        "config.md, Domainname",
+    ),
+    (
+        "linux.sysctl",
+        "namespaces:apply_sysctl",
+        "sysctl:observe",
+        CHILD,
+        PRESENT,
+        CREATE,
+        "config-linux.md, Sysctl",
+    ),
+    ("mounts", "mounts:finish_mounts", "", CHILD, PRESENT, CREATE, "config.md, Mounts"),
+    (
+        "linux.readonlyPaths",
+        "rootfs:apply_readonly_paths",
+        "rootfs:observe_readonly_paths",
+        CHILD,
+        PRESENT,
+        CREATE,
+        "config-linux.md, Readonly Paths",
+    ),
+    (
+        "linux.maskedPaths",
+        "rootfs:apply_masked_paths",
+        "rootfs:observe_masked_paths",
+        CHILD,
+        PRESENT,
+        CREATE,
+        "config-linux.md, Masked Paths",
+    ),
+    (
+        "root.readonly",
+        "rootfs:apply_readonly_root",
+        "rootfs:observe_readonly",
+        CHILD,
+        PRESENT,
+        CREATE,
+        "config.md, Root",
+    ),
+)
+
+
+def compile_fields(ctx: Context, which: str) -> None:
+    """Call the applier of every row that this document and command need, in order."""
+    from ocirt.context import lookup
+
+    modules: dict[str, Any] = {}
+    for field, applier, _observer, phase, always, commands, _section in ROWS:
+        if which not in commands:
+            continue
+        value = lookup(ctx.spec, field)
+        if value is None and not always:
+            continue
+        name, _, function = applier.partition(":")
+        module = modules.get(name)
+        if module is None:
+            module = modules[name] = load_module(name)
+        ctx.plan.phase = phase
+        getattr(module, function)(ctx, value)
+
+
+def load_module(name: str) -> Any:
+    """ocirt.NAME, loaded only when a field needs it."""
+    return __import__(f"ocirt.{name}", fromlist=("",))

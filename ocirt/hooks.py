@@ -1,0 +1,108 @@
+"""hooks: those of the runtime's namespaces are run here, those inside become ops of the init."""
+
+from __future__ import annotations
+
+from ocirt import kernel
+from ocirt.errors import HookFailed, SpecError
+from ocirt.spec.jsontext import dumps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ocirt.context import Context
+
+PID_ROOM = '"pid":' + " " * 10  # the init writes the pid that the container sees over the blanks
+
+
+def apply_runtime_hooks(ctx: Context, hooks: dict[str, Any]) -> None:
+    """prestart and createRuntime: by the parent, with mounts made and the root not yet changed."""
+    for kind in ("prestart", "createRuntime"):
+        if hooks.get(kind):
+            text = f"run {len(hooks[kind])} {kind} hook(s)"
+            ctx.plan.at("HOOKS", f"hooks.{kind}", text, _runner(kind, hooks[kind]))
+
+
+def _runner(kind: str, entries: list[dict[str, Any]]) -> Any:
+    def call(launch: Any) -> None:
+        run_hooks(kind, entries, launch.state_for_hooks("creating"))
+
+    return call
+
+
+def apply_create_container_hooks(ctx: Context, entries: list[dict[str, Any]]) -> None:
+    _inside(ctx, "createContainer", entries, "creating")
+
+
+def apply_start_container_hooks(ctx: Context, entries: list[dict[str, Any]]) -> None:
+    _inside(ctx, "startContainer", entries, "created")
+
+
+def _inside(ctx: Context, kind: str, entries: list[dict[str, Any]], status: str) -> None:
+    state = hook_state(ctx.spec, ctx.id, ctx.bundle, status, 0)
+    del state["pid"]
+    blob = ("{" + PID_ROOM + "," + dumps(state)[1:]).encode("utf-8", "surrogateescape")
+    for i, hook in enumerate(entries):
+        field = f"hooks.{kind}[{i}]"
+        path, argv, env, timeout = prepare(field, hook)
+        words = [kernel.fsencode(word) for word in argv]
+        variables = [name + b"=" + value for name, value in env.items()]
+        limit = 0 if timeout is None else int(timeout * 1000)
+        ctx.plan.add("hook", field, kernel.fsencode(path), words, variables, blob, limit, detail=path)
+
+
+def hook_state(spec: dict[str, Any], container_id: str, bundle: str, status: str, pid: int) -> dict[str, Any]:
+    """The state document that hooks read on stdin (runtime.md, State)."""
+    return {
+        "ociVersion": spec["ociVersion"],
+        "id": container_id,
+        "status": status,
+        "pid": pid,
+        "bundle": bundle,
+        "annotations": spec.get("annotations") or {},
+    }
+
+
+def prepare(field: str, hook: dict[str, Any]) -> tuple[str, list[str], dict[bytes, bytes], float | None]:
+    """Path, argv, environment and timeout in seconds of one hook.
+
+    Without env a hook inherits the runtime's environment, as with runc.
+    """
+    path = hook["path"]
+    if not path.startswith("/"):
+        raise SpecError(f"{field}.path", f"{path!r} is not absolute", "config.md, POSIX-platform Hooks")
+    env = kernel.environ()
+    if hook.get("env") is not None:
+        env = {}
+        for word in hook["env"]:
+            name, _, value = kernel.fsencode(word).partition(b"=")
+            env[name] = value
+    return path, hook.get("args") or [path], env, hook.get("timeout")
+
+
+def run_hooks(
+    kind: str, entries: list[dict[str, Any]], state: dict[str, Any], *, only_warn: bool = False
+) -> list[HookFailed]:
+    """Run hooks one after the other; the first failure raises HookFailed.
+
+    only_warn (poststop): go on and return the failures.
+    """
+    from ocirt.spawn import run
+
+    failures = []
+    text = dumps(state).encode("utf-8", "surrogateescape")
+    for i, hook in enumerate(entries):
+        field = f"hooks.{kind}[{i}]"
+        path, argv, env, timeout = prepare(field, hook)
+        try:
+            result = run([path, *argv[1:]], env, text, timeout)
+        except OSError as error:
+            failure = HookFailed(field, path, (error.strerror or "").lower())
+        else:
+            if result.status == 0:
+                continue
+            failure = HookFailed(field, path, result.describe(), result.stderr, result.seconds)
+        if not only_warn:
+            raise failure
+        failures.append(failure)
+    return failures

@@ -1,0 +1,64 @@
+"""An fd of ocirt-init that nobody can write to, whatever the container does with /proc/self/exe."""
+
+from __future__ import annotations
+
+import posix
+import sys
+from errno import EACCES
+
+from ocirt import kernel
+from ocirt.errors import OcirtError
+
+NAME = "ocirt-init"
+
+
+def package_directory() -> str:
+    """Where the package's files are installed."""
+    return str(sys.modules["ocirt"].__path__[0])
+
+
+def open_init() -> int:
+    """Executable fd of ocirt-init: a sealed memfd, so that the file on the host is never mapped
+    into a container and cannot be overwritten from one (CVE-2019-5736).
+
+    Where vm.memfd_noexec=2 forbids executable memfds, the file on a read-only overlay.
+    """
+    path = f"{package_directory()}/{NAME}"
+    try:
+        data = kernel.read_file(path)
+    except OSError as error:
+        raise OcirtError(f"the installation is not complete: {path}: {error.strerror}") from None
+    try:
+        fd = kernel.memfd_create(NAME)
+    except OSError as error:
+        if error.errno != EACCES:
+            raise
+        return _on_overlay()
+    kernel.write_all(fd, data)
+    kernel.seal(fd)
+    return fd
+
+
+def _on_overlay() -> int:
+    """Open the init through an overlay without upper layer: a write can only fail."""
+    directory = package_directory()
+    fs = kernel.fsopen("overlay", kernel.FSOPEN_CLOEXEC)
+    try:
+        # An overlay without an upper layer wants two lower ones.
+        lower = f"{directory}:{directory}/spec"
+        kernel.fsconfig(fs, kernel.FSCONFIG_SET_STRING, "lowerdir", lower)
+        kernel.fsconfig(fs, kernel.FSCONFIG_CMD_CREATE)
+        mount = kernel.fsmount(fs, kernel.FSMOUNT_CLOEXEC, kernel.MOUNT_ATTR_RDONLY)
+    finally:
+        posix.close(fs)
+    try:
+        return posix.open(NAME, posix.O_RDONLY | posix.O_CLOEXEC, dir_fd=mount)
+    finally:
+        posix.close(mount)
+
+
+def plan_memfd(data: bytes) -> int:
+    """An fd with the encoded plan, for the init to map."""
+    fd = kernel.memfd_create("ocirt-plan", kernel.MFD_NOEXEC_SEAL)
+    kernel.write_all(fd, data)
+    return fd

@@ -1,0 +1,311 @@
+"""Carry out a plan: open, spawn ocirt-init, serve its sync points, collect its failure report.
+
+    parent                                  ocirt-init
+      | OPEN handles, CGROUP actions
+      | clone3 ------------------------------> reads and checks the plan
+      |  <------------------- PID ----------- (only when it forked a second stage)
+      |  <------------------- SYNC x -------- waits
+      | actions of x
+      |  -------------------- go ------------>
+      |  ...
+      |  <------------------- SYNC READY ---- everything is in place
+      | state saved, pid file written
+      |  -------------------- go ------------> waits for start, or goes on
+      |  <------------------- EXEC ---------- then end-of-file: the program runs
+
+End-of-file without EXEC means the init died; an ERROR record says which step failed and why.
+Whatever fails, undo() runs in reverse order and the processes are killed and reaped.
+"""
+
+from __future__ import annotations
+
+import _socket
+import posix
+import time
+from _signal import SIGKILL
+from _struct import Struct
+from errno import EACCES, ECHILD, ENOENT, ENOEXEC, ESRCH
+
+from ocirt import kernel
+from ocirt.errors import ExecutableError, HookFailed, InitDied, OcirtError, StepError
+from ocirt.initbin import open_init, plan_memfd
+from ocirt.plan import SYNC_NAMES, SYNC_READY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ocirt.context import Context
+    from ocirt.plan import Handle, Op, Plan
+
+REPORT = Struct("<IIii24s")
+ANSWER = Struct("<II")
+PID, SYNC, ERROR, EXEC, TRACE, WARNING = 1, 2, 3, 4, 5, 6
+NO_STEP = 0xFFFFFFFF
+
+
+class Launch:
+    """One run of ocirt-init. pid and pidfd are those of the process that will be the container's."""
+
+    def __init__(self, plan: Plan, ctx: Context, *, trace: Any = None, exit_signal: int = 0) -> None:
+        self.plan = plan
+        self.ctx = ctx
+        self.trace = trace
+        self.exit_signal = exit_signal
+        self.pid = -1
+        self.pidfd = -1
+        self.control: _socket.socket | None = None
+        self.warnings: list[str] = []
+        self._stage_one = -1  # pidfd of the first stage, to be reaped
+        self._undo: list[Callable[[], None]] = []
+
+    def undo(self, call: Callable[[], None]) -> None:
+        """Do call if the container cannot be made after all."""
+        self._undo.append(call)
+
+    def state_for_hooks(self, status: str) -> dict[str, Any]:
+        from ocirt.hooks import hook_state
+
+        return hook_state(self.ctx.spec, self.ctx.id, self.ctx.bundle, status, self.pid)
+
+    def prepare(self) -> None:
+        """OPEN and CGROUP: nothing of the container exists before the first and after an error."""
+        opened: list[Handle] = []
+
+        def close_all() -> None:
+            for handle in opened:
+                if handle.fd >= 0:
+                    posix.close(handle.fd)
+                    handle.fd = -1
+
+        self._close_handles = close_all
+        try:
+            for action in self.plan.actions_at("OPEN"):
+                self._do(action)
+            for action in self.plan.actions_at("CGROUP"):
+                self._do(action)
+            for handle in self.plan.handles:
+                self._open(handle)
+                opened.append(handle)
+        except BaseException:
+            close_all()
+            self.roll_back()
+            raise
+
+    def _open(self, handle: Handle) -> None:
+        try:
+            handle.fd = handle.opener()
+        except OcirtError:
+            raise
+        except OSError as error:
+            raise StepError(error.errno or 0, "open", handle.field, handle.name) from None
+
+    def _do(self, action: Any) -> None:
+        started = time.monotonic_ns() if self.trace else 0
+        try:
+            action.call(self)
+        except OcirtError:
+            raise
+        except OSError as error:
+            raise StepError(error.errno or 0, action.text, action.field) from None
+        finally:
+            if self.trace:
+                self.trace.span("parent", f"{action.when} {action.text}", action.field, started)
+
+    def spawn(self) -> None:
+        """Start ocirt-init with the plan. On failure everything is undone."""
+        plan = self.plan
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        self.control = ours
+        exe_fd = plan_fd = -1
+        started = time.monotonic_ns()
+        try:
+            exe_fd = open_init()
+            data = plan.encode(theirs.fileno(), self.ctx.proc.fd, bool(self.trace))
+            plan_fd = plan_memfd(data)
+            keep = [theirs.fileno(), plan_fd, *plan.keep_fds]
+            into = plan.into_cgroup
+            keep += [handle.fd for handle in plan.handles if handle is not into]
+            argv = [b"ocirt-init", str(plan_fd).encode()]
+            self.pid, self.pidfd = kernel.spawn(
+                exe_fd, argv, [], keep, plan.clone_flags, -1 if into is None else into.fd, self.exit_signal
+            )
+        except BaseException as error:
+            self.roll_back()
+            if isinstance(error, OSError) and not isinstance(error, OcirtError):
+                raise StepError(error.errno or 0, "clone3", "linux.namespaces") from None
+            raise
+        finally:
+            theirs.close()
+            for fd in (exe_fd, plan_fd):
+                if fd >= 0:
+                    posix.close(fd)
+            self._close_handles()
+        if self.trace:
+            self.trace.span("parent", "SPAWN clone3", "linux.namespaces", started)
+            self.trace.init_started(self.pid)
+
+    def run_to_ready(self, on_ready: Callable[[], None]) -> None:
+        """Serve the init until it is READY; then on_ready(), and it may go on.
+
+        Raises what failed, as a typed error, with everything undone.
+        """
+        try:
+            while True:
+                kind, step, error, value, call, text = self._receive()
+                if kind == SYNC:
+                    for action in self.plan.actions_at(SYNC_NAMES[value]):
+                        self._do(action)
+                    if value == SYNC_READY:
+                        on_ready()
+                        self._reap_stage_one()
+                        self._go_on()
+                        return
+                    self._go_on()
+                elif kind == EXEC:
+                    raise InitDied("the container's program was started too early")
+                else:
+                    self._take(kind, step, error, value, call, text)
+        except BaseException:
+            self.abort()
+            raise
+
+    def run_to_exec(self) -> None:
+        """Wait until the program runs. Raises what failed, with everything undone."""
+        try:
+            self.await_exec()
+        except BaseException:
+            self.abort()
+            raise
+
+    def await_exec(self) -> None:
+        """Read the records that follow READY (or start): EXEC and end-of-file mean success."""
+        executed = False
+        while True:
+            data = _receive_from(self.control, self)
+            if not data:
+                if executed:
+                    return
+                raise self._died()
+            kind, step, error, value, call, text = _split(data)
+            if kind == EXEC:
+                executed = True
+            else:
+                self._take(kind, step, error, value, call, text)
+
+    def _take(self, kind: int, step: int, error: int, value: int, call: str, text: bytes) -> None:
+        if kind == PID:
+            self._stage_one, self.pid = self.pidfd, value
+            self.pidfd = kernel.pidfd_open(value)
+        elif kind == ERROR:
+            raise failure(self.plan.ops, step, error, call, text.decode("utf-8", "replace"), self.ctx)
+        elif kind == TRACE:
+            if self.trace:
+                self.trace.init_times(self.plan.ops, step, text)
+        elif kind == WARNING:
+            op = self.plan.ops[step]
+            self.warnings.append(str(StepError(error, call or op.kind, op.field, op.detail)))
+        else:
+            raise InitDied(f"ocirt-init sent an unknown record {kind}")
+
+    def _receive(self) -> tuple[int, int, int, int, str, bytes]:
+        data = _receive_from(self.control, self)
+        if not data:
+            raise self._died()
+        return _split(data)
+
+    def _go_on(self) -> None:
+        assert self.control is not None
+        try:
+            self.control.send(ANSWER.pack(1, 0))
+        except OSError:
+            raise self._died() from None
+
+    def _died(self) -> OcirtError:
+        """The init ended without a word: say how."""
+        status = kernel.waitid_pidfd(self.pidfd, nohang=True) if self.pidfd >= 0 else None
+        return InitDied(died_reason(status, self.ctx))
+
+    def _reap_stage_one(self) -> None:
+        if self._stage_one >= 0:
+            kernel.waitid_pidfd(self._stage_one)
+            posix.close(self._stage_one)
+            self._stage_one = -1
+
+    def abort(self) -> None:
+        """Kill and reap the init, then undo."""
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+        if self.pidfd >= 0:
+            try:
+                kernel.pidfd_send_signal(self.pidfd, SIGKILL)
+            except OSError as error:
+                if error.errno != ESRCH:  # it has ended already
+                    raise
+            self._reap_stage_one()
+            try:
+                kernel.waitid_pidfd(self.pidfd)
+            except OSError as error:
+                if error.errno != ECHILD:
+                    raise
+            posix.close(self.pidfd)
+            self.pidfd = -1
+        self.roll_back()
+
+    def roll_back(self) -> None:
+        """Undo in reverse; an undo that fails must not hide why it was needed."""
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+        while self._undo:
+            try:
+                self._undo.pop()()
+            except OSError as error:
+                self.warnings.append(f"undo: {error.strerror}")
+
+    def close(self) -> None:
+        """Leave the container alone; the pidfd stays with the caller."""
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+
+
+def _receive_from(control: _socket.socket | None, launch: Launch) -> bytes:
+    assert control is not None
+    try:
+        return control.recv(4096)
+    except ConnectionResetError:
+        return b""
+
+
+def _split(data: bytes) -> tuple[int, int, int, int, str, bytes]:
+    kind, step, error, value, call = REPORT.unpack_from(data)
+    return kind, step, error, value, call.rstrip(b"\0").decode(), data[REPORT.size :]
+
+
+def failure(ops: list[Op], step: int, error: int, call: str, text: str, ctx: Context) -> OcirtError:
+    """The typed error for an ERROR record of the init."""
+    if step == NO_STEP or step >= len(ops):
+        return StepError(error, call or "read", "plan", text)
+    op = ops[step]
+    if op.kind == "hook":
+        return HookFailed(op.field, op.detail, text or posix.strerror(error).lower())
+    if op.kind in ("find_executable", "execve"):
+        command = kernel.fsdecode(ctx.argv[0])
+        found = ExecutableError(error, call or op.kind, op.field, command)
+        if error in (ENOENT, ENOEXEC, EACCES):
+            from ocirt.explain import executable_hint
+
+            found.hint = executable_hint(ctx, command, error, op.kind)
+        return found
+    detail = f"{op.detail}: {text}" if op.detail and text else op.detail or text
+    return StepError(error, call or op.kind, op.field, detail)
+
+
+def died_reason(status: tuple[int, int, int] | None, ctx: Context) -> str:
+    """How ocirt-init ended; (pid, CLD_ code, status) of waitid."""
+    from ocirt.explain import init_died
+
+    return init_died(status, ctx)

@@ -1,0 +1,235 @@
+"""mounts[]: every entry becomes a detached mount, a checked target and a move_mount.
+
+Nothing is ever mounted onto a path: the target is an fd that was resolved under the root, so a
+symlink or a race in the rootfs cannot lead outside (CVE-2019-18837, CVE-2021-30465).
+"""
+
+from __future__ import annotations
+
+import posix
+
+from ocirt import kernel
+from ocirt.errors import SpecError, Unsupported
+from ocirt.mount_options import parse
+from ocirt.plan import AT_FDCWD
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ocirt.context import Context
+    from ocirt.mount_options import MountOptions
+
+# openat2 kinds of the target op
+DIRECTORY, FILE, PLAIN_DIRECTORY = 0, 1, 2
+FSCONFIG_LIMIT = 255  # longer values are refused by fsconfig(2) (EINVAL)
+OLD_PARSER = ("overlay", "fuse", "nfs", "nfs4", "cifs", "9p")
+
+
+def apply_mounts(ctx: Context, mounts: list[dict[str, Any]]) -> None:
+    """Ops for mounts[], in their order (config.md, Mounts)."""
+    for i, mount in enumerate(mounts):
+        field = f"mounts[{i}]"
+        options = parse(mount.get("options") or (), field)
+        kind = mount.get("type") or ("bind" if options.bind else "none")
+        if mount.get("uidMappings") or mount.get("gidMappings"):
+            raise Unsupported(f"{field}.uidMappings", "id-mapped mounts")
+        destination = kernel.fsencode(mount["destination"])
+        if options.remount:
+            _remount(ctx, field, destination, options)
+        elif kind == "bind" or options.bind:
+            _bind(ctx, field, mount, destination, options)
+        elif kind in ("cgroup", "cgroup2"):
+            from ocirt.cgroup_mount import mount_cgroups
+
+            mount_cgroups(ctx, field, destination, options)
+        elif kind == "none":
+            raise SpecError(
+                f"{field}.type", "is missing and the options name no bind mount", "config.md, Mounts"
+            )
+        else:
+            _new(ctx, field, kind, mount.get("source") or kind, destination, options)
+
+
+def attach(
+    ctx: Context, field: str, mount: int, target: int, detail: str, options: MountOptions | None = None
+) -> None:
+    """Move a detached mount onto the checked target, then set its propagation.
+
+    In this order, because a mount that is attached below a shared one becomes shared.
+    """
+    flags = kernel.MOVE_MOUNT_F_EMPTY_PATH | kernel.MOVE_MOUNT_T_EMPTY_PATH
+    ctx.plan.add("move_mount", field, mount, b"", target, b"", flags, detail=detail)
+    if options is not None and options.propagation:
+        set_attributes(
+            ctx,
+            field,
+            mount,
+            detail,
+            propagation=options.propagation,
+            recursive=options.propagation_recursive,
+        )
+
+
+def set_attributes(
+    ctx: Context,
+    field: str,
+    mount: int,
+    detail: str,
+    *,
+    attr_set: int = 0,
+    attr_clear: int = 0,
+    propagation: int = 0,
+    recursive: bool = False,
+    tolerate: int = 0,
+) -> None:
+    """mount_setattr(2) on the root of a mount that is held by an fd."""
+    flags = kernel.AT_EMPTY_PATH | (kernel.AT_RECURSIVE if recursive else 0)
+    data = kernel.mount_attr(attr_set, attr_clear, propagation)
+    ctx.plan.add("mount_setattr", field, mount, b"", flags, data, detail=detail, tolerate=tolerate)
+
+
+def new_fs(
+    ctx: Context, field: str, kind: str, data: list[str], attributes: int, detail: str, source: str = ""
+) -> int:
+    """Register with a detached mount of a new instance of a file system."""
+    mount = ctx.plan.mount_register
+    words = [kernel.fsencode(word) for word in data]
+    words.insert(0, b"source=" + kernel.fsencode(source or kind))
+    ctx.plan.add("new_fs", field, mount, kind.encode(), words, 0, attributes, 0, detail=detail)
+    return mount
+
+
+def target(ctx: Context, field: str, destination: bytes, detail: str, kind: int = DIRECTORY) -> int:
+    """Register with the checked place below the root; what is missing is made."""
+    register = ctx.plan.target_register
+    ctx.plan.add("target", field, register, ctx.root, destination, kind, 0o755, detail=detail)
+    return register
+
+
+def _bind(ctx: Context, field: str, mount: dict[str, Any], destination: bytes, options: MountOptions) -> None:
+    source = mount.get("source")
+    if not source:
+        raise SpecError(f"{field}.source", "is missing: a bind mount needs it", "config.md, Mounts")
+    detail = f"{source} on {mount['destination']}"
+    plan = ctx.plan
+    flags = kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC
+    if options.recursive:
+        flags |= kernel.AT_RECURSIVE
+    path = ctx.path_from_bundle(source)
+    if "user" in ctx.new_ns and ctx.host.euid == 0:
+        # The container's root may not be able to reach the source: the parent opens it.
+        register: Any = plan.handle(
+            f"source {source}", field, lambda: kernel.open_tree(AT_FDCWD, path, flags)
+        )
+    else:
+        register = plan.mount_register
+        plan.add("open_tree", field, register, AT_FDCWD, path, flags, detail=detail)
+    if options.attr_set:
+        set_attributes(ctx, field, register, detail, attr_set=options.attr_set, attr_clear=_atime(options))
+    if options.attr_clear & ~kernel.MOUNT_ATTR__ATIME:
+        # EPERM: locked by a user namespace above us; runc and mount(8) leave it as it is too.
+        clear = options.attr_clear & ~kernel.MOUNT_ATTR__ATIME
+        set_attributes(ctx, field, register, detail, attr_clear=clear, tolerate=kernel.EPERM)
+    if options.rec_set or options.rec_clear:
+        set_attributes(
+            ctx,
+            field,
+            register,
+            detail,
+            attr_set=options.rec_set,
+            attr_clear=options.rec_clear,
+            recursive=True,
+        )
+    place = plan.target_register
+    plan.add("target_like", field, place, ctx.root, destination, register, detail=detail)
+    attach(ctx, field, register, place, detail, options)
+
+
+def _atime(options: MountOptions) -> int:
+    return options.attr_clear & kernel.MOUNT_ATTR__ATIME
+
+
+def _new(ctx: Context, field: str, kind: str, source: str, destination: bytes, options: MountOptions) -> None:
+    detail = f"{kind} on {kernel.fsdecode(destination)}"
+    attributes = options.attr_set
+    if kind in ("tmpfs", "ramfs") and options.read_only:
+        # Other mounts and the devices may still have to go into it.
+        attributes &= ~kernel.MOUNT_ATTR_RDONLY
+        ctx.deferred.append((field, destination))
+    plan = ctx.plan
+    if kind in OLD_PARSER or any(len(word) > FSCONFIG_LIMIT for word in options.data):
+        place = target(ctx, field, destination, detail)
+        _old(ctx, field, kind, source, place, destination, attributes, options)
+        return
+    mount = new_fs(ctx, field, kind, options.data, attributes, detail, source)
+    plain = kind in ("proc", "sysfs")  # behind a link the masks would miss it (CVE-2019-19921)
+    place = target(ctx, field, destination, detail, PLAIN_DIRECTORY if plain else DIRECTORY)
+    if kind == "tmpfs":
+        if options.copy_up:
+            plan.add("copy_up", field, place, mount, detail=detail)
+        if not any(word.startswith("mode=") for word in options.data):
+            plan.add("copy_mode", field, place, mount, detail=detail)
+    attach(ctx, field, mount, place, detail, options)
+    if options.rec_set or options.rec_clear:
+        set_attributes(
+            ctx, field, mount, detail, attr_set=options.rec_set, attr_clear=options.rec_clear, recursive=True
+        )
+
+
+def _old(
+    ctx: Context,
+    field: str,
+    kind: str,
+    source: str,
+    place: int,
+    destination: bytes,
+    attributes: int,
+    options: MountOptions,
+) -> None:
+    """mount(2) onto the checked fd, for what the new mount API refuses."""
+    detail = f"{kind} on {kernel.fsdecode(destination)}"
+    data = ",".join(options.data)
+    if len(data) >= 4096:
+        raise SpecError(f"{field}.options", f"{len(data)} bytes of data; mount(2) takes less than 4096")
+    flags = kernel.mount_flags(attributes)
+    plan = ctx.plan
+    plan.add(
+        "old_mount",
+        field,
+        kernel.fsencode(source),
+        place,
+        kind.encode(),
+        flags,
+        kernel.fsencode(data),
+        detail=detail,
+    )
+    if options.propagation:
+        mount = plan.mount_register
+        # Opened again: place is the directory below the new mount.
+        plan.add("open_in_root", field, mount, ctx.root, destination, posix.O_PATH, detail=detail)
+        set_attributes(
+            ctx,
+            field,
+            mount,
+            detail,
+            propagation=options.propagation,
+            recursive=options.propagation_recursive,
+        )
+
+
+def _remount(ctx: Context, field: str, destination: bytes, options: MountOptions) -> None:
+    """Change the flags of what is mounted at the destination."""
+    mount = ctx.plan.mount_register
+    detail = f"remount {kernel.fsdecode(destination)}"
+    ctx.plan.add("open_in_root", field, mount, ctx.root, destination, posix.O_PATH, detail=detail)
+    set_attributes(ctx, field, mount, detail, attr_set=options.attr_set, attr_clear=options.attr_clear)
+
+
+def finish_mounts(ctx: Context) -> None:
+    """Make read-only what had to stay writable while the root was filled."""
+    for field, destination in ctx.deferred:
+        detail = f"read-only {kernel.fsdecode(destination)}"
+        mount = ctx.plan.mount_register
+        ctx.plan.add("open_in_root", field, mount, ctx.root, destination, posix.O_PATH, detail=detail)
+        set_attributes(ctx, field, mount, detail, attr_set=kernel.MOUNT_ATTR_RDONLY)

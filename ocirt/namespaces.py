@@ -1,0 +1,198 @@
+"""linux.namespaces, linux.timeOffsets, uts names and sysctl: isolation as plan ops.
+
+Without a new user or time namespace, the clone itself makes the namespaces and the init needs no
+second stage. Otherwise stage 1 unshares and forks stage 2 with CLONE_PARENT:
+
+    parent             stage 1                        stage 2
+    clone3 ----------> cgroup join
+                       setns (not owned by ours)
+                       unshare(NEWUSER)
+    maps  <----MAPS---
+                       setresgid, setresuid
+                       unshare(the rest)
+                       fork ------------------------> the container
+    pid   <----------- exit
+"""
+
+from __future__ import annotations
+
+import posix
+
+from ocirt import kernel
+from ocirt.context import NAMESPACE_TYPES
+from ocirt.errors import SpecError
+from ocirt.plan import AT_FDCWD, SYNC_MAPS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ocirt.context import Context
+    from ocirt.plan import Handle
+
+FIELD = "linux.namespaces"
+
+
+def apply_namespaces(ctx: Context, _value: Any) -> None:
+    """Ops that put the init into its namespaces (config-linux.md, Namespaces)."""
+    plan = ctx.plan
+    new = ctx.new_ns
+    if "user" in new and not ctx.has_ns("mount"):
+        raise SpecError(FIELD, "a new user namespace needs a mount namespace of its own")
+    joins = {kind: _join_handle(ctx, kind, path) for kind, path in ctx.join_ns.items()}
+    staged = "user" in new or "time" in new or "user" in joins or "pid" in joins
+    if not staged:
+        # cgroup: only after the join, or the namespace's root would be the runtime's own group
+        plan.clone_flags = clone_flags(new - {"cgroup"})
+        for kind in joins:
+            _setns(ctx, kind, joins[kind])
+        if "cgroup" in new:
+            plan.add("unshare", FIELD, kernel.CLONE_NEWCGROUP, detail="cgroup")
+        plan.add("prctl", FIELD, kernel.PR_SET_DUMPABLE, 0, 0, 0, 0, detail="not dumpable")
+        return
+    early = [kind for kind in joins if kind != "user" and "user" in new]
+    if "user" not in new:
+        plan.add("prctl", FIELD, kernel.PR_SET_DUMPABLE, 0, 0, 0, 0, detail="not dumpable")
+    if "user" in joins:
+        # Its root owns the other namespaces that were made with it: it comes first.
+        _setns(ctx, "user", joins["user"])
+        _become_root(ctx)
+    for kind in early:
+        _setns(ctx, kind, joins[kind])
+    rest = clone_flags(new - {"user"})
+    if "user" in new:
+        together = kernel.CLONE_NEWUSER | (rest & kernel.CLONE_NEWTIME)
+        plan.add("unshare", FIELD, together, detail="user")
+        rest &= ~kernel.CLONE_NEWTIME
+        _time_offsets(ctx)
+        plan.add("sync", "linux.uidMappings", SYNC_MAPS)
+        plan.at("MAPS", "linux.uidMappings", "write uid_map and gid_map", _write_maps)
+        _become_root(ctx)
+        plan.add("prctl", FIELD, kernel.PR_SET_DUMPABLE, 0, 0, 0, 0, detail="not dumpable")
+    else:
+        for kind in joins:
+            if kind not in early and kind != "user":
+                _setns(ctx, kind, joins[kind])
+    if rest:
+        names = " ".join(sorted(new - {"user"}))
+        plan.add("unshare", FIELD, rest, detail=names)
+    if "user" not in new:
+        _time_offsets(ctx)
+    plan.add("fork", FIELD)
+
+
+def clone_flags(kinds: set[str]) -> int:
+    flags = 0
+    for kind in kinds:
+        flags |= getattr(kernel, NAMESPACE_TYPES[kind][1])
+    return flags
+
+
+def _join_handle(ctx: Context, kind: str, path: str) -> Handle:
+    index = next(i for i, entry in enumerate(ctx.linux["namespaces"]) if entry["type"] == kind)
+    field = f"linux.namespaces[{index}].path"
+
+    def opener() -> int:
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+        found = kernel.namespace_type(fd)
+        if found != getattr(kernel, NAMESPACE_TYPES[kind][1]):
+            posix.close(fd)
+            raise SpecError(field, f"{path} is not a {kind} namespace", "config-linux.md, Namespaces")
+        return fd
+
+    return ctx.plan.handle(path, field, opener)
+
+
+def _setns(ctx: Context, kind: str, handle: Handle) -> None:
+    types = getattr(kernel, NAMESPACE_TYPES[kind][1])
+    ctx.plan.add("setns", handle.field, handle, types, detail=f"{kind} {handle.name}")
+
+
+def _become_root(ctx: Context) -> None:
+    ctx.plan.add("setresgid", "linux.gidMappings", 0, 0, 0, detail="root of the user namespace")
+    ctx.plan.add("setresuid", "linux.uidMappings", 0, 0, 0, detail="root of the user namespace")
+
+
+def _write_maps(launch: Any) -> None:
+    from ocirt.idmap import write_maps
+
+    write_maps(launch.pid, launch.ctx.linux, launch.ctx.host.euid)
+
+
+def _time_offsets(ctx: Context) -> None:
+    """Before the first process enters the namespace; a dumpable process may open its own file."""
+    offsets = ctx.linux.get("timeOffsets")
+    if not offsets or "time" not in ctx.new_ns:
+        return
+    lines = []
+    for clock, offset in sorted(offsets.items()):
+        lines.append(f"{clock} {offset.get('secs') or 0} {offset.get('nanosecs') or 0}\n")
+    path = b"self/timens_offsets"
+    data = "".join(lines).encode()
+    ctx.plan.add("write_file", "linux.timeOffsets", ctx.proc, path, data, posix.O_WRONLY)
+
+
+def join_container(ctx: Context, pidfd: Handle, container_root: Callable[[], int]) -> None:
+    """exec: enter all namespaces of the container at once through its pidfd (setns(2), 5.8).
+
+    container_root opens the init's root directory, for a container that has no mount namespace.
+    """
+    plan = ctx.plan
+    plan.add("prctl", FIELD, kernel.PR_SET_DUMPABLE, 0, 0, 0, 0, detail="not dumpable")
+    kinds = ctx.new_ns | set(ctx.join_ns)
+    if kinds:
+        plan.add("setns", FIELD, pidfd, clone_flags(kinds), detail=" ".join(sorted(kinds)))
+    if "user" in kinds:
+        _become_root(ctx)
+    if "pid" in kinds or "time" in kinds:
+        plan.add("fork", FIELD)
+    if "mount" not in kinds:
+        # Without a mount namespace the container's root was made by chroot.
+        root = plan.handle("root of the container", "root.path", container_root)
+        plan.add("fchdir", "root.path", root)
+        plan.add("chroot", "root.path", b".")
+    ctx.root = plan.register("root")
+    plan.add("openat", "root.path", ctx.root, AT_FDCWD, b"/", posix.O_PATH | posix.O_DIRECTORY)
+
+
+def apply_session(ctx: Context, _value: Any) -> None:
+    """A session of its own, a keyring of its own, and the loopback device."""
+    plan = ctx.plan
+    if not ctx.options.no_new_keyring:
+        name = kernel.fsencode(f"_ses.{ctx.id}")
+        join = kernel.KEYCTL_JOIN_SESSION_KEYRING
+        # ENOSYS: a kernel without keyrings has none to share.
+        plan.add("keyctl", "process", join, name, tolerate=kernel.ENOSYS)
+    plan.add("setsid", "process", tolerate=kernel.EPERM)
+    if "network" in ctx.new_ns:
+        plan.add("loopback_up", FIELD)
+
+
+def apply_hostname(ctx: Context, name: str) -> None:
+    data = kernel.fsencode(name)
+    ctx.plan.add("sethostname", "hostname", data, len(data), detail=name)
+
+
+def apply_domainname(ctx: Context, name: str) -> None:
+    data = kernel.fsencode(name)
+    ctx.plan.add("setdomainname", "domainname", data, len(data), detail=name)
+
+
+def apply_sysctl(ctx: Context, values: dict[str, str]) -> None:
+    """linux.sysctl through the parent's checked procfs: what is mounted in the container cannot
+    redirect the write (CVE-2025-52881). The kernel takes the writer's namespaces.
+    """
+    for key, value in values.items():
+        path = b"sys/" + kernel.fsencode(sysctl_path(key))
+        field = f"linux.sysctl.{key}"
+        ctx.plan.add("write_file", field, ctx.proc, path, kernel.fsencode(value), posix.O_WRONLY)
+
+
+def sysctl_path(key: str) -> str:
+    """net.ipv4.ip_forward and net/ipv4/ip_forward name the same file; with a slash first, dots
+    belong to names: net/ipv4/conf/eth0.1/forwarding (sysctl.d(5))."""
+    dot, slash = key.find("."), key.find("/")
+    if slash >= 0 and (dot < 0 or slash < dot):
+        return key
+    return key.translate({46: "/", 47: "."})

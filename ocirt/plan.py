@@ -1,0 +1,272 @@
+"""The plan: kernel operations compiled from config.json, each tagged with its field.
+
+Compiling is pure: nothing is opened and nothing changed, so `ocirt plan` and the golden tests
+need no privilege. What the parent must open or do is recorded as a Handle or an Action and
+carried out by `launch`; the operations are encoded into bytes for `ocirt-init`
+(csrc/init/plan.h holds the same tables).
+"""
+
+from __future__ import annotations
+
+from _struct import Struct
+
+from ocirt.errors import SpecError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    Argument = "int | bytes | list[bytes] | Handle"
+
+MAGIC = 0x31304E4C50434F
+ARGS = 7
+REGISTERS = 32
+MAX_SIZE = 64 << 20
+TRACE = 1
+
+AT_FDCWD = -100
+NO_FD = -1
+
+# name, argument types (plan.h explains the letters), argument names for people
+KINDS: tuple[tuple[str, str, str], ...] = (
+    ("setns", "di", "fd types"),
+    ("unshare", "i", "flags"),
+    ("setsid", "", ""),
+    ("prctl", "iiiii", "option a b c d"),
+    ("setresuid", "iii", "real effective saved"),
+    ("setresgid", "iii", "real effective saved"),
+    ("setgroups", "ip", "count groups"),
+    ("umask", "i", "mask"),
+    ("sethostname", "si", "name length"),
+    ("setdomainname", "si", "name length"),
+    ("keyctl", "is", "operation name"),
+    ("personality", "i", "persona"),
+    ("ioprio_set", "iii", "which who priority"),
+    ("sched_setattr", "ipi", "pid attributes flags"),
+    ("sched_setaffinity", "iip", "pid size mask"),
+    ("set_mempolicy", "ipi", "mode nodes bits"),
+    ("fchdir", "d", "fd"),
+    ("chroot", "s", "path"),
+    ("chdir", "s", "path"),
+    ("mount_setattr", "dsib", "fd path flags attributes"),
+    ("move_mount", "dsdsi", "from path to path flags"),
+    ("umount2", "si", "path flags"),
+    ("close", "d", "fd"),
+    ("close_range", "iii", "first last flags"),
+    ("fchown", "dii", "fd uid gid"),
+    ("fork", "", ""),
+    ("sync", "i", "what"),
+    ("write_fd", "db", "fd data"),
+    ("write_file", "dsbi", "dir path data flags"),
+    ("wait_start", "d", "socket"),
+    ("loopback_up", "", ""),
+    ("openat", "odsi", "register dir path flags"),
+    ("open_in_root", "odsi", "register root path flags"),
+    ("open_tree", "odsi", "register dir path flags"),
+    ("new_fs", "osviii", "register type options fs_flags mount_attr restrict"),
+    ("target", "odsii", "register root path kind mode"),
+    ("target_like", "odsd", "register root path source"),
+    ("old_mount", "sdsis", "source target type flags data"),
+    ("copy_up", "dd", "from to"),
+    ("copy_mode", "dd", "from to"),
+    ("pivot_root", "d", "root"),
+    ("move_root", "d", "root"),
+    ("mknod", "dsiiii", "root path mode device uid gid"),
+    ("symlink", "dss", "root path target"),
+    ("readonly_path", "ds", "root path"),
+    ("mask_path", "dsdd", "root path file_mask dir_mask"),
+    ("make_console", "ddiii", "root socket rows cols flags"),
+    ("check_fs", "di", "fd magic"),
+    ("check_device", "dii", "fd major minor"),
+    ("check_block", "dii", "fd major minor"),
+    ("bounding_set", "i", "mask"),
+    ("capset", "iii", "effective permitted inheritable"),
+    ("ambient", "i", "mask"),
+    ("set_home", "dvii", "root env index uid"),
+    ("enter_cwd", "s", "path"),
+    ("find_executable", "vv", "argv env"),
+    ("hook", "svvbi", "path argv env state timeout_ms"),
+    ("exec_follows", "", ""),
+    ("seccomp", "bi", "filter flags"),
+    ("execve", "vv", "argv env"),
+    ("chown_stdio", "ii", "uid gid"),
+)
+NUMBER = {row[0]: i for i, row in enumerate(KINDS, 1)}
+SIGNATURE = {row[0]: row[1] for row in KINDS}
+
+SYNC_SCOPE, SYNC_MAPS, SYNC_HOOKS, SYNC_READY = 1, 2, 3, 4
+SYNC_NAMES = {SYNC_SCOPE: "SCOPE", SYNC_MAPS: "MAPS", SYNC_HOOKS: "HOOKS", SYNC_READY: "READY"}
+
+# Phases, in order; those of the parent carry actions, those of the init carry ops.
+OPEN, CGROUP, SPAWN, ENTER, CHILD, PROCESS, LAST, AFTER = (
+    "OPEN",
+    "CGROUP",
+    "SPAWN",
+    "ENTER",
+    "CHILD",
+    "PROCESS",
+    "LAST",
+    "AFTER",
+)
+
+_HEADER = Struct("<QIIIii9I")
+_OP = Struct("<HHi7Q")
+_MASK = (1 << 64) - 1
+
+
+class Handle:
+    """An fd that the parent opens in the OPEN phase and the init inherits.
+
+    opener() returns the fd; launch owns it and closes it when the init has been spawned.
+    """
+
+    __slots__ = ("fd", "field", "name", "opener")
+
+    def __init__(self, name: str, field: str, opener: Callable[[], int]) -> None:
+        self.name = name
+        self.field = field
+        self.opener = opener
+        self.fd = -1
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+class Op:
+    """One operation of the init; step numbers in reports are indexes into Plan.ops."""
+
+    __slots__ = ("args", "detail", "field", "kind", "phase", "skip", "tolerate")
+
+    def __init__(
+        self, phase: str, kind: str, field: str, args: tuple[Any, ...], detail: str, tolerate: int, skip: int
+    ) -> None:
+        self.phase = phase
+        self.kind = kind
+        self.field = field
+        self.args = args
+        self.detail = detail
+        self.tolerate = tolerate
+        self.skip = skip
+
+
+class Action:
+    """Something the parent does in a phase or at a sync point. call(launch) gets the Launch."""
+
+    __slots__ = ("call", "field", "text", "when")
+
+    def __init__(self, when: str, field: str, text: str, call: Callable[[Any], None]) -> None:
+        self.when = when
+        self.field = field
+        self.text = text
+        self.call = call
+
+
+class Plan:
+    """Ops for the init, actions and handles for the parent, and the flags of the clone."""
+
+    def __init__(self) -> None:
+        self.ops: list[Op] = []
+        self.actions: list[Action] = []
+        self.handles: list[Handle] = []
+        self.clone_flags = 0
+        self.into_cgroup: Handle | None = None  # v2 directory for CLONE_INTO_CGROUP
+        self.keep_fds: list[int] = []  # inherited from the caller as they are (--preserve-fds)
+        self.phase = ENTER
+        self.register_names: list[str] = []
+        # What one mount needs is not needed by the next: the init closes a register's old fd.
+        self.mount_register = self.register("mount")
+        self.target_register = self.register("target")
+
+    def register(self, name: str) -> int:
+        """Reference to a new register of the init, to be filled by an op and used as an fd."""
+        if len(self.register_names) == REGISTERS:
+            raise SpecError("", f"the plan needs more than {REGISTERS} registers")
+        self.register_names.append(name)
+        return -1000 - (len(self.register_names) - 1)
+
+    def handle(self, name: str, field: str, opener: Callable[[], int]) -> Handle:
+        handle = Handle(name, field, opener)
+        self.handles.append(handle)
+        return handle
+
+    def add(
+        self, kind: str, field: str, *args: Any, detail: str = "", tolerate: int = 0, skip: int = 0
+    ) -> None:
+        """Append an op. tolerate is an errno that is not a failure; then skip ops are jumped over."""
+        self.ops.append(Op(self.phase, kind, field, args, detail, tolerate, skip))
+
+    def at(self, when: str, field: str, text: str, call: Callable[[Any], None]) -> None:
+        """Let the parent do call at a phase (OPEN, CGROUP, AFTER) or sync point (SCOPE, ...)."""
+        self.actions.append(Action(when, field, text, call))
+
+    def actions_at(self, when: str) -> Iterator[Action]:
+        return (action for action in self.actions if action.when == when)
+
+    def encode(self, control_fd: int, proc_fd: int, trace: bool = False) -> bytes:
+        """The bytes that ocirt-init reads; every handle must be open by now."""
+        pool = _Pool(_HEADER.size + _OP.size * len(self.ops))
+        packed = [b""]
+        for op in self.ops:
+            values: list[int] = []
+            arguments = iter(op.args)
+            for letter in SIGNATURE[op.kind]:
+                value = next(arguments)
+                if letter == "d":
+                    values.append((value if type(value) is int else value.fd) & _MASK)
+                elif letter == "i":
+                    values.append(value & _MASK)
+                elif letter == "s":
+                    values.append(pool.string(value))
+                elif letter == "v":
+                    values.append(pool.vector(value))
+                elif letter == "o":
+                    values.append(-1000 - value)
+                else:
+                    values.append(pool.blob(value))
+                    if letter == "b":
+                        values.append(len(value))
+            values += (0,) * (ARGS - len(values))
+            packed.append(_OP.pack(NUMBER[op.kind], op.skip, op.tolerate, *values))
+        size = pool.end
+        if size > MAX_SIZE:
+            raise SpecError("", f"the plan has {size} bytes, more than the {MAX_SIZE} that are allowed")
+        flags = TRACE if trace else 0
+        packed[0] = _HEADER.pack(MAGIC, size, len(self.ops), flags, control_fd, proc_fd, *(0,) * 9)
+        return b"".join(packed + pool.parts)
+
+
+class _Pool:
+    """Strings, blobs and vectors behind the ops; equal strings are stored once."""
+
+    def __init__(self, start: int) -> None:
+        self.end = start
+        self.parts: list[bytes] = []
+        self.known: dict[bytes, int] = {}
+
+    def _put(self, data: bytes) -> int:
+        offset = self.end
+        self.parts.append(data)
+        self.end += len(data)
+        return offset
+
+    def string(self, value: bytes | None) -> int:
+        if value is None:
+            return 0
+        offset = self.known.get(value)
+        if offset is None:
+            offset = self.known[value] = self._put(value + b"\0")
+        return offset
+
+    def blob(self, value: bytes) -> int:
+        if not value:
+            return 0
+        self._put(bytes(-self.end % 8))
+        return self._put(value)
+
+    def vector(self, values: list[bytes] | None) -> int:
+        if values is None:
+            return 0
+        offsets = [self.string(value) for value in values]
+        offsets.append(0)
+        return self.blob(Struct(f"<{len(offsets)}Q").pack(*offsets))

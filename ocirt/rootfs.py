@@ -1,0 +1,143 @@
+"""root, linux.rootfsPropagation, maskedPaths, readonlyPaths: from a directory to /."""
+
+from __future__ import annotations
+
+import posix
+
+from ocirt import kernel
+from ocirt.errors import SpecError
+from ocirt.plan import AT_FDCWD, SYNC_HOOKS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ocirt.context import Context
+
+PROPAGATION = {
+    "private": ("MS_PRIVATE", False),
+    "rprivate": ("MS_PRIVATE", True),
+    "slave": ("MS_SLAVE", False),
+    "rslave": ("MS_SLAVE", True),
+    "shared": ("MS_SHARED", False),
+    "rshared": ("MS_SHARED", True),
+    "unbindable": ("MS_UNBINDABLE", False),
+    "runbindable": ("MS_UNBINDABLE", True),
+}
+
+
+def apply_root(ctx: Context, root: dict[str, Any]) -> None:
+    """Make the rootfs a mount of its own, held by the root register (config.md, Root).
+
+    Every mount of the host turns into a slave first, so that nothing done here travels back.
+    """
+    plan = ctx.plan
+    field = "root.path"
+    ctx.root = plan.register("root")
+    if not ctx.has_ns("mount"):
+        flags = posix.O_PATH | posix.O_DIRECTORY
+        plan.add("openat", field, ctx.root, AT_FDCWD, ctx.rootfs, flags, detail=root["path"])
+        return
+    propagation = ctx.linux.get("rootfsPropagation") or ""
+    if propagation not in PROPAGATION and propagation:
+        raise SpecError("linux.rootfsPropagation", f"{propagation!r} is not a propagation type")
+    shared = propagation in ("shared", "rshared")
+    flags = kernel.AT_RECURSIVE
+    if not shared:
+        # The bind of the rootfs inherits this; unbindable could not be bound at all.
+        name = "MS_PRIVATE" if propagation in ("private", "rprivate") else "MS_SLAVE"
+        data = kernel.mount_attr(0, 0, getattr(kernel, name))
+        plan.add("mount_setattr", "linux.rootfsPropagation", AT_FDCWD, b"/", flags, data, detail="/")
+    else:
+        # pivot_root refuses a root whose parent is shared; the rootfs itself stays shared.
+        point = kernel.fsencode(ctx.host.mount_point_of(kernel.fsdecode(ctx.rootfs)))
+        data = kernel.mount_attr(0, 0, kernel.MS_PRIVATE)
+        _clone_root(ctx, field, root)
+        plan.add(
+            "mount_setattr",
+            "linux.rootfsPropagation",
+            AT_FDCWD,
+            point,
+            0,
+            data,
+            detail="parent of the rootfs",
+        )
+        _attach_root(ctx, field, root)
+        return
+    _clone_root(ctx, field, root)
+    _attach_root(ctx, field, root)
+
+
+def _clone_root(ctx: Context, field: str, root: dict[str, Any]) -> None:
+    flags = kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC | kernel.AT_RECURSIVE
+    ctx.plan.add("open_tree", field, ctx.root, AT_FDCWD, ctx.rootfs, flags, detail=root["path"])
+
+
+def _attach_root(ctx: Context, field: str, root: dict[str, Any]) -> None:
+    flags = kernel.MOVE_MOUNT_F_EMPTY_PATH
+    ctx.plan.add("move_mount", field, ctx.root, b"", AT_FDCWD, ctx.rootfs, flags, detail=root["path"])
+
+
+def apply_hooks_sync(ctx: Context, _value: Any) -> None:
+    """The point where the parent runs prestart and createRuntime: mounts made, root not changed."""
+    if any(action.when == "HOOKS" for action in ctx.plan.actions):
+        ctx.plan.add("sync", "hooks", SYNC_HOOKS)
+
+
+def apply_pivot(ctx: Context, _value: Any) -> None:
+    """Change the root: pivot_root, MS_MOVE for --no-pivot, chroot without a mount namespace."""
+    plan = ctx.plan
+    if not ctx.has_ns("mount"):
+        plan.add("fchdir", "root.path", ctx.root)
+        plan.add("chroot", "root.path", b".")
+        plan.add("chdir", "root.path", b"/")
+        return
+    plan.add("move_root" if ctx.options.no_pivot else "pivot_root", "root.path", ctx.root)
+    plan.add("openat", "root.path", ctx.root, AT_FDCWD, b"/", posix.O_PATH | posix.O_DIRECTORY)
+    propagation = ctx.linux.get("rootfsPropagation")
+    if propagation:
+        name, recursive = PROPAGATION[propagation]
+        flags = kernel.AT_RECURSIVE if recursive else 0
+        data = kernel.mount_attr(0, 0, getattr(kernel, name))
+        plan.add("mount_setattr", "linux.rootfsPropagation", AT_FDCWD, b"/", flags, data, detail="/")
+
+
+def apply_readonly_root(ctx: Context, readonly: bool) -> None:
+    if readonly and ctx.has_ns("mount"):
+        data = kernel.mount_attr(kernel.MOUNT_ATTR_RDONLY, 0, 0)
+        ctx.plan.add("mount_setattr", "root.readonly", AT_FDCWD, b"/", 0, data, detail="/")
+    elif readonly:
+        raise SpecError("root.readonly", "needs a mount namespace", "config.md, Root")
+
+
+def apply_readonly_paths(ctx: Context, paths: list[str]) -> None:
+    for i, path in enumerate(paths):
+        field = f"linux.readonlyPaths[{i}]"
+        ctx.plan.add("readonly_path", field, ctx.root, kernel.fsencode(path), detail=path)
+
+
+def prepare_masks(ctx: Context, paths: list[str]) -> None:
+    """What covers masked paths: files get the host's /dev/null, checked to be it (the container's
+    own may be anything: CVE-2025-31133); directories share one empty read-only tmpfs.
+
+    Made before the root changes, while the host's /dev is still in reach.
+    """
+    if not paths:
+        return
+    plan = ctx.plan
+    field = "linux.maskedPaths"
+    ctx.null, ctx.empty = plan.register("null"), plan.register("empty")
+    flags = kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC
+    plan.add("open_tree", field, ctx.null, AT_FDCWD, b"/dev/null", flags, detail="/dev/null")
+    plan.add("check_device", field, ctx.null, 1, 3, detail="/dev/null")
+    options = [b"source=tmpfs", b"mode=755", b"nr_blocks=1", b"nr_inodes=1"]
+    attributes = kernel.MOUNT_ATTR_RDONLY
+    plan.add("new_fs", field, ctx.empty, b"tmpfs", options, 0, attributes, 0, detail="tmpfs")
+
+
+def apply_masked_paths(ctx: Context, paths: list[str]) -> None:
+    """Cover what the container must not see (config-linux.md, Masked Paths)."""
+    for i, path in enumerate(paths):
+        field = f"linux.maskedPaths[{i}]"
+        word = kernel.fsencode(path)
+        ctx.plan.add("mask_path", field, ctx.root, word, ctx.null, ctx.empty, detail=path)

@@ -1,0 +1,209 @@
+"""The state directory: one directory per container, 0700, locked while a command changes it.
+
+ROOT/ID/state.json   what later commands need to know; replaced atomically
+ROOT/ID/config.json  config.json as it was at create
+ROOT/ID/start        listening socket of a created container; gone once it was started
+"""
+
+from __future__ import annotations
+
+import fcntl
+import posix
+from errno import ENOENT
+
+from ocirt.errors import AlreadyExists, NotFound, SpecError
+from ocirt.spec.jsontext import dumps, loads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+FORMAT = 1
+MAX_ID = 1024
+_ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
+
+
+def check_id(container_id: str) -> None:
+    """Raise SpecError unless the id is one that runc takes: letters, digits, _ + - ."""
+    good = container_id and container_id not in (".", "..") and len(container_id) <= MAX_ID
+    if not good or not _ALLOWED.issuperset(container_id):
+        raise SpecError("", f"invalid container ID format: {container_id!r}")
+
+
+class StateDir:
+    """An open, locked state directory. Close it, or use it in a with statement."""
+
+    __slots__ = ("container_id", "fd", "root")
+
+    def __init__(self, root: str, container_id: str, fd: int) -> None:
+        self.root = root
+        self.container_id = container_id
+        self.fd = fd
+
+    def __enter__(self) -> StateDir:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self.fd >= 0:
+            posix.close(self.fd)
+            self.fd = -1
+
+    @property
+    def path(self) -> str:
+        return f"{self.root}/{self.container_id}"
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace state.json; a crash leaves the old one or the new one."""
+        self.write("state.json", dumps({"format": FORMAT, **state}).encode("utf-8", "surrogateescape"))
+
+    def write(self, name: str, data: bytes) -> None:
+        partial = f".{name}.new"
+        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC | posix.O_NOFOLLOW
+        fd = posix.open(partial, flags, 0o600, dir_fd=self.fd)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[posix.write(fd, view) :]
+            posix.fsync(fd)  # a rename may reach the disk before the data does
+        finally:
+            posix.close(fd)
+        posix.rename(partial, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    def load(self) -> dict[str, Any]:
+        """state.json. Raises SpecError when it is not one of ours."""
+        data = self.read("state.json")
+        state: dict[str, Any] = loads(data, f"{self.path}/state.json")
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise SpecError(f"{self.path}/state.json", "was written by another version of ocirt")
+        return state
+
+    def read(self, name: str) -> bytes:
+        fd = posix.open(name, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW, dir_fd=self.fd)
+        try:
+            parts = []
+            while part := posix.read(fd, 1 << 18):
+                parts.append(part)
+            return b"".join(parts)
+        finally:
+            posix.close(fd)
+
+    def exists(self, name: str) -> bool:
+        try:
+            posix.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def unlink(self, name: str) -> None:
+        try:
+            posix.unlink(name, dir_fd=self.fd)
+        except FileNotFoundError:
+            pass
+
+    def remove(self) -> None:
+        """Remove the directory with all that is in it; the id is free again."""
+        for name in posix.listdir(self.fd):
+            try:
+                posix.unlink(name, dir_fd=self.fd)
+            except IsADirectoryError:
+                _remove_tree(self.fd, name)
+        try:
+            posix.rmdir(self.path)
+        except FileNotFoundError:
+            pass
+
+
+def _remove_tree(parent: int, name: str) -> None:
+    fd = posix.open(name, _DIRECTORY, dir_fd=parent)
+    try:
+        for entry in posix.listdir(fd):
+            try:
+                posix.unlink(entry, dir_fd=fd)
+            except IsADirectoryError:
+                _remove_tree(fd, entry)
+    finally:
+        posix.close(fd)
+    posix.rmdir(name, dir_fd=parent)
+
+
+def reserve(root: str, container_id: str) -> StateDir:
+    """Make the container's state directory, locked. Raises AlreadyExists."""
+    check_id(container_id)
+    path = f"{root}/{container_id}"
+    try:
+        posix.mkdir(path, 0o700)
+    except FileNotFoundError:
+        make_root(root)
+        return reserve(root, container_id)
+    except FileExistsError:
+        raise AlreadyExists(container_id) from None
+    return StateDir(root, container_id, _open_locked(path))
+
+
+def make_root(root: str) -> None:
+    """The directory of all containers: 0700, and its parents as needed."""
+    parent = root.rstrip("/").rpartition("/")[0]
+    try:
+        posix.mkdir(root, 0o700)
+    except FileNotFoundError:
+        if not parent:
+            raise
+        make_root(parent)
+        posix.mkdir(root, 0o700)
+    except FileExistsError:
+        pass
+
+
+def open_state(root: str, container_id: str, *, lock: bool = True) -> StateDir:
+    """The state directory of an existing container. Raises NotFound.
+
+    Commands that only look do not lock: a hook may ask for the state of the container that is
+    being created for it, and state.json is always whole.
+    """
+    check_id(container_id)
+    path = f"{root}/{container_id}"
+    try:
+        fd = _open_locked(path) if lock else posix.open(path, _DIRECTORY)
+    except OSError as error:
+        if error.errno == ENOENT:
+            raise NotFound(container_id) from None
+        raise
+    directory = StateDir(root, container_id, fd)
+    if lock and not _still_there(path, fd):
+        # deleted, perhaps made anew, while we waited for the lock
+        directory.close()
+        return open_state(root, container_id)
+    return directory
+
+
+_DIRECTORY = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
+
+
+def _open_locked(path: str) -> int:
+    fd = posix.open(path, _DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError:
+        posix.close(fd)
+        raise
+    return fd
+
+
+def _still_there(path: str, fd: int) -> bool:
+    try:
+        return posix.stat(path).st_ino == posix.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def ids(root: str) -> list[str]:
+    """The ids of all containers below root; none when root is missing, which is not made."""
+    try:
+        names = posix.listdir(root)
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in names if _ALLOWED.issuperset(name) and name not in (".", ".."))
