@@ -16,11 +16,12 @@ $(BIN)/.ready:
 $(BUILD)/build.ninja: | $(BIN)/.ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/meson setup $(BUILD) -Dpython.install_env=auto >/dev/null
 
-# Builds the native parts into the source tree, where `python -m ocirt` finds them.
+# Builds the native parts into the source tree, where `python -m ocirt` finds them. What does
+# compile is put in place although something else does not: they are independent of each other.
 dev: $(BUILD)/build.ninja
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ninja -C $(BUILD) reconfigure >/dev/null
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ninja -C $(BUILD)
-	@$(BIN)/python csrc/place.py $(BUILD)
+	@exec 9>build/.lock; flock 9; PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
+	ninja -C $(BUILD) reconfigure >/dev/null && ninja -C $(BUILD) -k 0; status=$$?; \
+	$(BIN)/python csrc/place.py $(BUILD) && exit $$status
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
