@@ -6,13 +6,13 @@ import _socket
 import posix
 import select
 import time
-from _signal import SIGKILL
 from errno import ECONNREFUSED, ENOENT, ESRCH
 
 from ocirt import kernel, state
 from ocirt.errors import NotFound, OcirtError, SpecError, WrongState
 from ocirt.launch import Launch
 from ocirt.plan import Op
+from ocirt.state import StateDir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ class Container:
                 launch.close()
             self._poststart(directory)
 
-    def _connect(self, directory: state.StateDir) -> Launch:
+    def _connect(self, directory: StateDir) -> Launch:
         """The start socket, by an fd: a path may be longer than sun_path's 108 bytes."""
         from ocirt.build import rebuild_context
 
@@ -277,7 +277,7 @@ class Container:
         launch.control = control
         return launch
 
-    def _poststart(self, directory: state.StateDir) -> None:
+    def _poststart(self, directory: StateDir) -> None:
         """A poststart hook that fails ends the container (runtime.md, Lifecycle, step 9)."""
         hooks = (self.saved.get("hooks") or {}).get("poststart")
         if not hooks:
@@ -308,7 +308,7 @@ class Container:
             manager.kill_all(signal)
             return
         if not self._send(signal):
-            if manager is not None and signal == SIGKILL and manager.pids():
+            if manager is not None and signal == kernel.SIGKILL and manager.pids():
                 manager.kill_all(signal)  # the init is gone, what it left is not
                 return
             raise WrongState("stopped", "running", "container not running")
@@ -362,7 +362,7 @@ class Container:
                 raise
             return
         try:
-            self._send(SIGKILL)
+            self._send(kernel.SIGKILL)
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
             if not poll.poll(KILL_WAIT * 1000):
@@ -371,7 +371,7 @@ class Container:
         finally:
             posix.close(pidfd)
 
-    def _destroy(self, directory: state.StateDir) -> None:
+    def _destroy(self, directory: StateDir) -> None:
         """cgroup, poststop hooks, state: in this order, so that a failure can be tried again."""
         manager = self.manager()
         if manager is not None:
@@ -519,10 +519,12 @@ def _listen(dirfd: int) -> int:
 def _connect_console(ctx: Context, options: Any, console_fd: int) -> None:
     """Who gets the terminal's master: --console-socket, or the caller itself."""
     path = options.console_socket
+    place = ctx.console_socket
+    assert place is not None
     if path:
-        ctx.console_socket.opener = lambda: _connect_to(path)
+        place.opener = lambda: _connect_to(path)
     elif console_fd >= 0:
-        ctx.console_socket.opener = lambda: posix.dup(console_fd)
+        place.opener = lambda: posix.dup(console_fd)
     else:
         raise SpecError("process.terminal", "is true, so a console socket is needed to stay detached")
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 import _socket
 import posix
 import time
-from _signal import SIGKILL
 from _struct import Struct
 from errno import EACCES, ECHILD, ENOENT, ENOEXEC, ESRCH
 
@@ -240,7 +239,7 @@ class Launch:
             self.control = None
         if self.pidfd >= 0:
             try:
-                kernel.pidfd_send_signal(self.pidfd, SIGKILL)
+                kernel.pidfd_send_signal(self.pidfd, kernel.SIGKILL)
             except OSError as error:
                 if error.errno != ESRCH:  # it has ended already
                     raise

@@ -5,13 +5,12 @@ from __future__ import annotations
 import posix
 import select
 import time
-from _signal import SIGKILL, pidfd_send_signal
 
 from ocirt import kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 KEPT_OUTPUT = 16 << 10  # the end of stderr that is kept, in bytes
 
@@ -33,7 +32,7 @@ class Result:
 
 
 def run(
-    argv: Sequence[str | bytes],
+    argv: list[str],
     env: Mapping[bytes, bytes],
     stdin: bytes = b"",
     timeout: float | None = None,
@@ -95,7 +94,7 @@ def _exchange(
             ready = poll.poll(left)
             if not ready:
                 timed_out = True
-                pidfd_send_signal(pidfd, SIGKILL)
+                kernel.pidfd_send_signal(pidfd, kernel.SIGKILL)
                 timeout = None
                 continue
             for fd, _events in ready:
