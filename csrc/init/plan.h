@@ -14,6 +14,7 @@ typedef long i64;
 #define PLAN_ARGS 7
 #define PLAN_REGISTERS 32
 #define PLAN_MAX_SIZE (64UL << 20)
+#define PLAN_TEXT_MAX 1024 /* bytes of text in a message */
 
 /* Header flags. */
 #define PLAN_TRACE 1u
@@ -47,80 +48,83 @@ struct plan_op {
  */
 
 /* CALL(name, signature): one system call, arguments as they stand. */
-#define PLAN_CALLS(CALL)                        \
-	CALL(setns, "di")                       \
-	CALL(unshare, "i")                      \
-	CALL(setsid, "")                        \
-	CALL(prctl, "iiiii")                    \
-	CALL(setresuid, "iii")                  \
-	CALL(setresgid, "iii")                  \
-	CALL(setgroups, "ip")                   \
-	CALL(umask, "i")                        \
-	CALL(sethostname, "si")                 \
-	CALL(setdomainname, "si")               \
-	CALL(keyctl, "is")                      \
-	CALL(personality, "i")                  \
-	CALL(ioprio_set, "iii")                 \
-	CALL(sched_setattr, "ipi")              \
-	CALL(sched_setaffinity, "iip")          \
-	CALL(set_mempolicy, "ipi")              \
-	CALL(fchdir, "d")                       \
-	CALL(chroot, "s")                       \
-	CALL(chdir, "s")                        \
-	CALL(mount_setattr, "dsib")             \
-	CALL(move_mount, "dsdsi")               \
-	CALL(umount2, "si")                     \
-	CALL(close, "d")                        \
-	CALL(close_range, "iii")                \
+#define PLAN_CALLS(CALL)                                                                           \
+	CALL(setns, "di")                                                                          \
+	CALL(unshare, "i")                                                                         \
+	CALL(setsid, "")                                                                           \
+	CALL(prctl, "iiiii")                                                                       \
+	CALL(setresuid, "iii")                                                                     \
+	CALL(setresgid, "iii")                                                                     \
+	CALL(setgroups, "ip")                                                                      \
+	CALL(umask, "i")                                                                           \
+	CALL(sethostname, "si")                                                                    \
+	CALL(setdomainname, "si")                                                                  \
+	CALL(keyctl, "is")                                                                         \
+	CALL(personality, "i")                                                                     \
+	CALL(ioprio_set, "iii")                                                                    \
+	CALL(sched_setattr, "ipi")                                                                 \
+	CALL(sched_setaffinity, "iip")                                                             \
+	CALL(set_mempolicy, "ipi")                                                                 \
+	CALL(fchdir, "d")                                                                          \
+	CALL(chroot, "s")                                                                          \
+	CALL(chdir, "s")                                                                           \
+	CALL(mount_setattr, "dsib")                                                                \
+	CALL(move_mount, "dsdsi")                                                                  \
+	CALL(umount2, "si")                                                                        \
+	CALL(close, "d")                                                                           \
+	CALL(close_range, "iii")                                                                   \
 	CALL(fchown, "dii")
 
 /* OP(name, signature): what takes more than one call, or keeps an fd in a register. */
-#define PLAN_OPS(OP)                                                             \
-	OP(fork, "")	       /* CLONE_PARENT; reports the pid; stage 1 exits */ \
-	OP(sync, "i")	       /* enum plan_sync: tell the parent, await its answer */ \
-	OP(write_fd, "db")     /* one write(2) of the blob */                    \
-	OP(write_file, "dsbi") /* dir path blob open-flags: open under dir, one write(2) */ \
+#define PLAN_OPS(OP)                                                                               \
+	OP(fork, "")	       /* CLONE_PARENT; reports the pid; stage 1 exits */                  \
+	OP(sync, "i")	       /* enum plan_sync: tell the parent, await its answer */             \
+	OP(write_fd, "db")     /* one write(2) of the blob */                                      \
+	OP(write_file, "dsbi") /* dir path blob open-flags: open under dir, one write(2) */        \
 	OP(wait_start, "d")    /* accept on the listening socket; it becomes the control socket */ \
-	OP(loopback_up, "")                                                      \
-	OP(openat, "odsi")     /* reg dir path flags */                          \
-	OP(open_in_root, "odsi") /* reg root path flags: openat2 RESOLVE_IN_ROOT|NO_MAGICLINKS */ \
-	OP(open_tree, "odsi")  /* reg dir path flags */                          \
-	OP(new_fs, "osviii")   /* reg fstype options(key | key=value) fsconfig-flags mount-attr restrict: \
-				  fsopen, fsconfig each, create, fsmount */      \
-	OP(target, "odsii")    /* reg root path kind(0 dir, 1 file, 2 dir and no symlink on the way) mode: \
-				  resolve in root, create what is missing */     \
-	OP(target_like, "odsd") /* reg root path source: dir for a dir, else file */ \
-	OP(old_mount, "sdsis") /* source target fstype flags data: mount(2) onto the checked target */ \
-	OP(copy_up, "dd")      /* copy the tree below from into to */            \
-	OP(copy_mode, "dd")    /* give to the mode and owner of the directory from */ \
-	OP(pivot_root, "d")    /* root becomes /, the old root is detached */    \
-	OP(move_root, "d")     /* MS_MOVE onto / and chroot: --no-pivot, initramfs */ \
-	OP(mknod, "dsiiii")    /* root path mode dev uid gid */                  \
-	OP(symlink, "dss")     /* root path target; kept if something is there */ \
-	OP(readonly_path, "ds") /* root path; ENOENT is fine */                  \
-	OP(mask_path, "dsdd")  /* root path file-mask dir-mask */                \
-	OP(make_console, "ddiii") /* root console-socket rows cols flags(1: mount on /dev/console) */ \
-	OP(check_fs, "di")     /* fd must be on the file system of this statfs magic */ \
-	OP(check_device, "dii") /* fd must be a character device major, minor */ \
-	OP(check_block, "dii") /* fd must be a block device major, minor */      \
-	OP(bounding_set, "i")  /* drop all but this mask */                      \
-	OP(capset, "iii")      /* effective permitted inheritable masks */       \
-	OP(ambient, "i")       /* clear, then raise this mask */                 \
-	OP(set_home, "dvii")   /* root env index uid: env[index] becomes HOME=… of the passwd */ \
-	OP(enter_cwd, "s")     /* chdir and check that getcwd is inside the root */ \
-	OP(find_executable, "vv") /* argv env: look argv[0] up in PATH of env */ \
-	OP(hook, "svvbi")      /* path argv env state timeout-ms: run in the container, state on stdin */ \
-	OP(exec_follows, "")   /* the record that the parent waits for */        \
-	OP(seccomp, "bi")      /* struct sock_filter[] flags */                  \
-	OP(execve, "vv")       /* argv env, with the path that find_executable found */ \
-	OP(chown_stdio, "ii")  /* uid gid: 0, 1, 2 unless /dev/null-like or not ours */
+	OP(loopback_up, "")                                                                        \
+	OP(openat, "odsi")	 /* reg dir path flags */                                          \
+	OP(open_in_root, "odsi") /* reg root path flags: openat2 RESOLVE_IN_ROOT|NO_MAGICLINKS */  \
+	OP(open_tree, "odsi")	 /* reg dir path flags */                                          \
+	OP(new_fs, "osvi")	 /* reg fstype options(key | key=value) mount-attributes:          \
+				    fsopen, fsconfig each, create, fsmount */                      \
+	OP(target, "odsii") /* reg root path kind(0 dir, 1 file, 2 dir and no symlink on the way)  \
+			       mode: resolve in root, create what is missing */                                                        \
+	OP(target_like, "odsd") /* reg root path source: dir for a dir, else file */               \
+	OP(old_mount,                                                                              \
+	   "sdsis")	  /* source target fstype flags data: mount(2) onto the checked target */  \
+	OP(copy_up, "dd") /* copy the tree below from into to */                                   \
+	OP(copy_mode, "dd")	/* give to the mode and owner of the directory from */             \
+	OP(pivot_root, "d")	/* root becomes /, the old root is detached */                     \
+	OP(move_root, "d")	/* MS_MOVE onto / and chroot: --no-pivot, initramfs */             \
+	OP(mknod, "dsiiii")	/* root path mode dev uid gid */                                   \
+	OP(symlink, "dss")	/* root path target; kept if something is there */                 \
+	OP(readonly_path, "ds") /* root path; ENOENT is fine */                                    \
+	OP(mask_path, "dsdd")	/* root path file-mask dir-mask */                                 \
+	OP(make_console,                                                                           \
+	   "ddiii")	   /* root console-socket rows cols flags(1: mount on /dev/console) */     \
+	OP(check_fs, "di") /* fd must be on the file system of this statfs magic */                \
+	OP(check_device, "dii") /* fd must be a character device major, minor */                   \
+	OP(check_block, "dii")	/* fd must be a block device major, minor */                       \
+	OP(bounding_set, "i")	/* drop all but this mask */                                       \
+	OP(capset, "iii")	/* effective permitted inheritable masks */                        \
+	OP(ambient, "i")	/* clear, then raise this mask */                                  \
+	OP(set_home, "dvii") /* root env index uid: env[index] becomes HOME=… of the passwd */   \
+	OP(enter_cwd, "s")   /* chdir and check that getcwd is inside the root */                  \
+	OP(find_executable, "vv") /* argv env: look argv[0] up in PATH of env */                   \
+	OP(hook,                                                                                   \
+	   "svvbi") /* path argv env state timeout-ms: run in the container, state on stdin */     \
+	OP(exec_follows, "")  /* the record that the parent waits for */                           \
+	OP(seccomp, "bi")     /* struct sock_filter[] flags */                                     \
+	OP(execve, "vv")      /* argv env, with the path that find_executable found */             \
+	OP(chown_stdio, "ii") /* uid gid: 0, 1, 2 unless /dev/null-like or not ours */
 
 enum plan_kind {
 	PLAN_KIND_NONE,
 #define KIND(name, sig) PLAN_##name,
 	PLAN_CALLS(KIND) PLAN_OPS(KIND)
 #undef KIND
-	PLAN_KIND_END
+		PLAN_KIND_END
 };
 
 enum plan_sync {
@@ -134,9 +138,9 @@ enum plan_sync {
 enum plan_message {
 	MESSAGE_PID = 1, /* value: pid of stage 2 in the parent's pid namespace */
 	MESSAGE_SYNC,	 /* value: enum plan_sync */
-	MESSAGE_ERROR,	 /* step, error; call names what failed inside a compound op; text: detail */
-	MESSAGE_EXEC,	 /* exec follows; after it end-of-file means success */
-	MESSAGE_TRACE,	 /* text: u64 CLOCK_MONOTONIC ns of the ends of steps step.. */
+	MESSAGE_ERROR, /* step, error; call names what failed inside a compound op; text: detail */
+	MESSAGE_EXEC,  /* exec follows; after it end-of-file means success */
+	MESSAGE_TRACE, /* text: u64 CLOCK_MONOTONIC ns of the ends of steps step.. */
 	MESSAGE_WARNING, /* step, error, text */
 };
 

@@ -1,0 +1,175 @@
+"""Run ocirt-init on a plan without the runtime: what the op tests and the fuzzer use."""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from ocirt.plan import Plan
+
+INIT = Path(__file__).resolve().parents[2] / "ocirt" / "ocirt-init"
+REPORT = struct.Struct("<IIii24s")
+ANSWER = struct.Struct("<II")
+PID, SYNC, ERROR, EXEC, TRACE, WARNING = 1, 2, 3, 4, 5, 6
+NO_STEP = 0xFFFFFFFF
+
+
+class Message(NamedTuple):
+    type: int
+    step: int
+    error: int
+    value: int
+    call: str
+    text: bytes
+
+
+class Result(NamedTuple):
+    messages: list[Message]
+    status: int  # of the first stage, or of the only one: exit code, or the negated signal
+
+    @property
+    def error(self) -> Message | None:
+        return next((m for m in self.messages if m.type == ERROR), None)
+
+    def expect(self, number: int, call: str | None = None) -> None:
+        """The run failed with this errno (in this call)."""
+        assert self.error is not None, self
+        assert errno.errorcode[self.error.error] == errno.errorcode[number], self
+        assert call is None or self.error.call == call, self
+
+    def expect_success(self) -> None:
+        assert self.error is None, self
+        assert self.status == 0, self
+
+
+def start(
+    data: Callable[[int, int], bytes],
+    keep: Iterable[int] = (),
+    *,
+    uid: int | None = None,
+    stdio: tuple[int, int, int] | None = None,
+) -> tuple[int, socket.socket]:
+    """Start ocirt-init on data(control_fd, proc_fd); its pid and our end of the control socket."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
+    plan_fd = os.memfd_create("plan")
+    os.write(plan_fd, data(theirs.fileno(), proc_fd))
+    exe_fd = os.open(INIT, os.O_RDONLY)  # its directory may be closed to the user below
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for fd, old in enumerate(stdio or ()):
+                os.dup2(old, fd)
+            for fd in (theirs.fileno(), proc_fd, plan_fd, *keep):
+                os.set_inheritable(fd, True)
+            if uid is not None:
+                os.setgroups([])
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+                # A change of ids clears it, and with it the right to write our own maps.
+                _set_dumpable()
+            os.execve(exe_fd, ["ocirt-init", str(plan_fd)], {})
+        finally:
+            os._exit(70)
+    for fd in (proc_fd, plan_fd, exe_fd):
+        os.close(fd)
+    theirs.close()
+    return pid, ours
+
+
+def _set_dumpable() -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+
+
+def receive(control: socket.socket, timeout: float = 10) -> Message | None:
+    """The next message; None at the end. A silent init fails the test."""
+    ready, _, _ = select.select([control], [], [], timeout)
+    assert ready, "ocirt-init neither reports nor ends"
+    try:
+        packet = control.recv(4096)
+    except ConnectionResetError:
+        return None
+    if not packet:
+        return None
+    kind, step, error, value, call = REPORT.unpack_from(packet)
+    return Message(kind, step, error, value, call.rstrip(b"\0").decode(), packet[REPORT.size :])
+
+
+def go_on(control: socket.socket) -> None:
+    control.send(ANSWER.pack(1, 0))
+
+
+def exit_status(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def run_bytes(data: Callable[[int, int], bytes], keep: Iterable[int] = (), timeout: float = 10) -> Result:
+    """Run arbitrary bytes as a plan; syncs are answered by closing the socket."""
+    pid, control = start(data, keep)
+    messages = []
+    with control:
+        while (message := receive(control, timeout)) is not None:
+            messages.append(message)
+            if message.type == SYNC:
+                break
+    return Result(messages, exit_status(pid))
+
+
+def run(
+    plan: Plan,
+    keep: Iterable[int] = (),
+    *,
+    on_sync: Callable[[int, int], None] | None = None,
+    uid: int | None = None,
+    trace: bool = False,
+    stdio: tuple[int, int, int] | None = None,
+) -> Result:
+    """Run a plan to its end. on_sync(which, pid) is what the parent does at a sync point."""
+    pid, control = start(lambda c, p: plan.encode(c, p, trace), keep, uid=uid, stdio=stdio)
+    container = pid
+    messages = []
+    with control:
+        while (message := receive(control)) is not None:
+            messages.append(message)
+            if message.type == PID:
+                container = message.value
+            elif message.type == SYNC:
+                if on_sync is not None:
+                    on_sync(message.value, container)
+                go_on(control)
+    status = exit_status(pid)
+    if container != pid:
+        status = exit_status(container) or status
+    return Result(messages, status)
+
+
+def received_fd(connection: socket.socket) -> tuple[int, bytes]:
+    """An fd that came over a unix socket, and the bytes that came with it."""
+    payload, control, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(4))
+    (_, kind, raw), *_ = control
+    assert kind == socket.SCM_RIGHTS
+    return array.array("i", raw[:4])[0], payload
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.005)
+
+
+def kill(pid: int) -> None:
+    """End an init that a test left waiting."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
