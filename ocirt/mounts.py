@@ -96,7 +96,7 @@ def new_fs(
     mount = ctx.plan.mount_register
     words = [kernel.fsencode(word) for word in data]
     words.insert(0, b"source=" + kernel.fsencode(source or kind))
-    ctx.plan.add("new_fs", field, mount, kind.encode(), words, 0, attributes, 0, detail=detail)
+    ctx.plan.add("new_fs", field, mount, kind.encode(), words, attributes, detail=detail)
     return mount
 
 

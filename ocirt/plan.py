@@ -64,7 +64,7 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("openat", "odsi", "register dir path flags"),
     ("open_in_root", "odsi", "register root path flags"),
     ("open_tree", "odsi", "register dir path flags"),
-    ("new_fs", "osviii", "register type options fs_flags mount_attr restrict"),
+    ("new_fs", "osvi", "register type options attributes"),
     ("target", "odsii", "register root path kind mode"),
     ("target_like", "odsd", "register root path source"),
     ("old_mount", "sdsis", "source target type flags data"),
@@ -237,7 +237,7 @@ class Plan:
 
 
 class _Pool:
-    """Strings, blobs and vectors behind the ops; equal strings are stored once."""
+    """Strings, blobs and vectors behind the ops; equal strings and vectors are stored once."""
 
     def __init__(self, start: int) -> None:
         self.end = start
@@ -269,4 +269,8 @@ class _Pool:
             return 0
         offsets = [self.string(value) for value in values]
         offsets.append(0)
-        return self.blob(Struct(f"<{len(offsets)}Q").pack(*offsets))
+        # Equal ones are one: the HOME that set_home puts into env is meant for execve's env too.
+        packed = Struct(f"<{len(offsets)}Q").pack(*offsets)
+        if packed not in self.known:
+            self.known[packed] = self.blob(packed)
+        return self.known[packed]

@@ -132,7 +132,7 @@ def prepare_masks(ctx: Context, paths: list[str]) -> None:
     plan.add("check_device", field, ctx.null, 1, 3, detail="/dev/null")
     options = [b"source=tmpfs", b"mode=755", b"nr_blocks=1", b"nr_inodes=1"]
     attributes = kernel.MOUNT_ATTR_RDONLY
-    plan.add("new_fs", field, ctx.empty, b"tmpfs", options, 0, attributes, 0, detail="tmpfs")
+    plan.add("new_fs", field, ctx.empty, b"tmpfs", options, attributes, detail="tmpfs")
 
 
 def apply_masked_paths(ctx: Context, paths: list[str]) -> None:
