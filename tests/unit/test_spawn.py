@@ -1,0 +1,49 @@
+"""Programs of the host that the runtime starts: hooks and helpers."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from ocirt.spawn import run
+
+ENV = {b"PATH": b"/usr/bin:/bin"}
+
+
+def test_input_and_both_outputs_pass_through() -> None:
+    result = run(["/bin/sh", "-c", "cat; echo err >&2"], ENV, b"hello\n")
+    assert (result.status, result.stderr) == (0, "hello\nerr\n")
+
+
+def test_large_input_does_not_block_a_program_that_ignores_it() -> None:
+    assert run(["/bin/true"], ENV, b"x" * (1 << 20)).status == 0
+
+
+def test_status_and_signal_are_told_apart() -> None:
+    assert run(["/bin/sh", "-c", "exit 3"], ENV).describe() == "exit status 3"
+    assert run(["/bin/sh", "-c", "kill -9 $$"], ENV).describe() == "killed by signal 9"
+
+
+def test_a_program_is_killed_when_its_time_is_over() -> None:
+    started = time.monotonic()
+    assert run(["/bin/sleep", "100"], ENV, timeout=0.1).describe() == "timed out"
+    assert time.monotonic() - started < 5
+
+
+def test_a_daemon_that_keeps_the_output_open_is_not_waited_for() -> None:
+    started = time.monotonic()
+    assert run(["/bin/sh", "-c", "sleep 3 & exit 0"], ENV).status == 0
+    assert time.monotonic() - started < 2
+
+
+def test_what_cannot_be_started_raises() -> None:
+    with pytest.raises(FileNotFoundError):
+        run(["/nosuch"], ENV)
+
+
+def test_no_fd_is_left() -> None:
+    before = os.listdir("/proc/self/fd")
+    run(["/bin/sh", "-c", "cat"], ENV, b"text")
+    assert os.listdir("/proc/self/fd") == before
