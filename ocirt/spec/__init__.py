@@ -1,0 +1,1 @@
+"""config.json: reading, checking, describing. The document stays the dict that it is."""
