@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def build_create(
-    bundle: str, container_id: str, options: CreateOptions, trace: Any = None
+    bundle: str, container_id: str, options: CreateOptions, *, start: bool = False
 ) -> tuple[Context, bytes]:
     """Context with the compiled plan, and the bytes of config.json. Raises SpecError, Unsupported.
 
-    Nothing is changed and no privilege is needed.
+    start: the program runs at once, so that the plan has no wait for a start command. Nothing is changed and no privilege is needed.
     """
     from ocirt.host import Host
 
@@ -36,7 +36,8 @@ def build_create(
     ctx = Context(spec, plan, bundle=bundle, container_id=container_id, options=options, host=Host())
     if ctx.terminal or options.console_socket:
         ctx.console_socket = plan.handle("console socket", "process.terminal", _not_given)
-    ctx.start_socket = plan.handle("start socket", "process", _not_given)
+    if not start:
+        ctx.start_socket = plan.handle("start socket", "process", _not_given)
     plan.keep_fds = preserved_fds(options.preserve_fds)
     compile_fields(ctx, "create")
     return ctx, text

@@ -59,13 +59,11 @@ class Container:
         start: go on to the user's program at once (run). on_created is called when everything is
         in place and before the program may run. Raises OcirtError; then nothing is left behind.
         """
-        from ocirt.build import build_create
-
         state.check_id(container_id)
         trace = _open_trace(options)
         try:
             return cls._create(
-                bundle, container_id, root, options, console_fd, start, on_created, build_create, trace
+                bundle, container_id, root, options, console_fd, start, on_created, trace
             )
         finally:
             if trace:
@@ -81,10 +79,11 @@ class Container:
         console_fd: int,
         start: bool,
         on_created: Callable[[Container], None] | None,
-        build_create: Any,
         trace: Any,
     ) -> Container:
-        ctx, text = build_create(bundle, container_id, options, trace)
+        from ocirt.build import build_create
+
+        ctx, text = build_create(bundle, container_id, options, start=start)
         with state.reserve(root, container_id) as directory:
             launch = Launch(ctx.plan, ctx, trace=trace)
             launch.undo(directory.remove)
@@ -93,7 +92,7 @@ class Container:
             try:
                 if ctx.terminal:
                     _connect_console(ctx, options, console_fd)
-                if not start:
+                if ctx.start_socket is not None:
                     ctx.start_socket.opener = lambda: _listen(directory.fd)
                 directory.write("config.json", text)
                 # Before anything else exists: what a killed runtime leaves must be found again.

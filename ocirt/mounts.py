@@ -226,7 +226,7 @@ def _remount(ctx: Context, field: str, destination: bytes, options: MountOptions
     set_attributes(ctx, field, mount, detail, attr_set=options.attr_set, attr_clear=options.attr_clear)
 
 
-def finish_mounts(ctx: Context) -> None:
+def finish_mounts(ctx: Context, _mounts: object) -> None:
     """Make read-only what had to stay writable while the root was filled."""
     for field, destination in ctx.deferred:
         detail = f"read-only {kernel.fsdecode(destination)}"

@@ -57,7 +57,11 @@ class StateDir:
         return f"{self.root}/{self.container_id}"
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace state.json; a crash leaves the old one or the new one."""
+        """Replace state.json: a runtime that is killed leaves the old one or the new one.
+
+        Not fsynced (0.5 ms each on a disk): a machine that goes down takes the container along,
+        and delete --force removes what it finds.
+        """
         self.write("state.json", dumps({"format": FORMAT, **state}).encode("utf-8", "surrogateescape"))
 
     def write(self, name: str, data: bytes) -> None:
@@ -68,7 +72,6 @@ class StateDir:
             view = memoryview(data)
             while view:
                 view = view[posix.write(fd, view) :]
-            posix.fsync(fd)  # a rename may reach the disk before the data does
         finally:
             posix.close(fd)
         posix.rename(partial, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
