@@ -1,0 +1,90 @@
+"""Tie a cgroup manager to the plan: groups and limits by the parent, the join by the init."""
+
+from __future__ import annotations
+
+from ocirt.cgroups.resources import FIELD, left_alone, writes
+from ocirt.errors import Unsupported
+from ocirt.plan import SYNC_SCOPE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ocirt.cgroups.manager import Manager
+    from ocirt.context import Context
+
+PATH_FIELD = "linux.cgroupsPath"
+
+
+def apply(ctx: Context, resources: dict[str, Any] | None) -> None:
+    """linux.resources and linux.cgroupsPath (config-linux.md, Control groups). Also without them:
+    every container gets groups of its own.
+    """
+    wanted = resources or {}
+    manager = ctx.cgroup = choose(ctx)
+    ctx.warnings += [f"{field}: left alone: {why}" for field, why in left_alone(wanted, manager.version)]
+    if manager.driver == "none":
+        asked = writes(wanted, manager.version)
+        if asked:
+            raise Unsupported(asked[0][0], manager.lacks(""))
+        return
+    plan = ctx.plan
+    devices = wanted.get("devices")
+    if manager.needs_pid:
+        plan.add("sync", PATH_FIELD, SYNC_SCOPE)
+        plan.at(
+            "SCOPE", PATH_FIELD, "put the process into its scope", lambda launch: manager.attach(launch.pid)
+        )
+        plan.at("SCOPE", FIELD, "write limits", lambda _: manager.apply(wanted))
+    else:
+        plan.at("CGROUP", PATH_FIELD, "make the groups", lambda launch: manager.create(launch.undo))
+        plan.at("CGROUP", FIELD, "write limits", lambda _: manager.apply(wanted))
+        _join(ctx, manager)
+    # Not before the mounts: the init makes the device nodes, which a rule may deny.
+    plan.at("HOOKS", f"{FIELD}.devices", "device rules", lambda _: manager.apply_devices(devices))
+
+
+def join(ctx: Context, manager: Manager) -> None:
+    """exec: into the groups of the container."""
+    ctx.cgroup = manager
+    _join(ctx, manager)
+
+
+def _join(ctx: Context, manager: Manager) -> None:
+    plan = ctx.plan
+    opener = manager.cgroup_dir_opener()
+    if opener is not None:
+        plan.into_cgroup = plan.handle(manager.paths[""], PATH_FIELD, opener)
+    for name, opener in manager.join_fds():
+        plan.add("write_fd", PATH_FIELD, plan.handle(name, PATH_FIELD, opener), b"0", detail=name)
+
+
+def choose(ctx: Context) -> Manager:
+    """The manager that this document, the options and the host ask for."""
+    options = ctx.options
+    kind = getattr(options, "cgroup_manager", "cgroupfs") or "cgroupfs"
+    path = ctx.linux.get("cgroupsPath") or ""
+    host = ctx.host
+    asked = getattr(options, "rootless", "auto")
+    rootless = host.rootless if asked in ("auto", None, "") else str(asked).lower() == "true"
+    if kind == "disabled":
+        from ocirt.cgroups.manager import NoCgroup
+
+        return NoCgroup("a cgroup, and the manager is disabled")
+    if not host.cgroup_layout:
+        from ocirt.cgroups.manager import NoCgroup
+
+        if not rootless:
+            raise Unsupported(PATH_FIELD, "a mounted cgroup file system")
+        return NoCgroup("a mounted cgroup file system")
+    if kind == "systemd" or getattr(options, "systemd_cgroup", False):
+        from ocirt.cgroups import systemd
+
+        return systemd.choose(ctx, path, rootless)  # type: ignore[no-any-return]
+    if host.cgroup_layout == "v2":
+        from ocirt.cgroups import v2
+
+        return v2.choose(host, path, ctx.id, rootless)
+    from ocirt.cgroups import v1
+
+    return v1.choose(host, path, ctx.id, rootless)

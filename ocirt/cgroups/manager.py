@@ -1,0 +1,382 @@
+"""What the cgroup managers share: limits from the table, pids, signals, removal."""
+
+from __future__ import annotations
+
+import posix
+import time
+from errno import EACCES, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOTEMPTY, EPERM, EROFS
+
+from ocirt.cgroups.resources import FIELD, is_harmless, writes
+from ocirt.errors import CgroupError, SpecError, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ocirt.cgroups.resources import Write
+
+    Undo = Callable[[Callable[[], None]], None]
+    Opener = Callable[[], int]
+
+PATH_FIELD = "linux.cgroupsPath"
+REMOVE_WAIT = 3.0  # seconds for killed processes to leave a group
+FREEZE_WAIT = 2.0
+DENIED = (EACCES, EPERM, EROFS)
+
+
+class Manager:
+    """Base of the managers. paths: controller to absolute directory; "" is cgroup v2."""
+
+    version = 1
+    driver = "cgroupfs"
+    needs_pid = False  # the init has to be running before it can be put into its group
+
+    def __init__(self, paths: dict[str, str]) -> None:
+        self.paths = paths
+
+    # For the plan
+
+    def create(self, undo: Undo) -> None:
+        """Make the groups; undo gets what takes them away. Raises CgroupError."""
+
+    def join_fds(self) -> list[tuple[str, Opener]]:
+        """(name, opener) of files into which the init writes "0" to join."""
+        return []
+
+    def cgroup_dir_opener(self) -> Opener | None:
+        """Opener of the v2 directory for CLONE_INTO_CGROUP."""
+        return None
+
+    def attach(self, pid: int) -> None:
+        """Put a process into the groups; only where the init cannot join by itself."""
+
+    def save(self) -> dict[str, Any]:
+        return {"driver": self.driver, "version": self.version, "paths": self.paths}
+
+    # Limits
+
+    def directory(self, controller: str) -> str | None:
+        """The directory with the files of a controller."""
+        return self.paths.get(controller)
+
+    def lacks(self, controller: str) -> str:
+        """Why there is no directory for a controller."""
+        return f"no cgroup hierarchy with the {controller} controller is mounted"
+
+    def apply(self, resources: dict[str, Any], field: str = FIELD) -> None:
+        """Write the limits of linux.resources but for devices. Raises CgroupError, Unsupported."""
+        later = []
+        for write in writes(resources, self.version, field):
+            try:
+                self._write(write)
+            except CgroupError as error:
+                if error.errno != EINVAL:
+                    raise
+                # The kernel checks pairs: limit against memsw, quota against period and burst.
+                # Whichever is first, the other order must work if any does.
+                later.append(write)
+        for write in later:
+            self._write(write)
+
+    def describe(self, resources: dict[str, Any], field: str = FIELD) -> list[tuple[str, str, str]]:
+        """(field, file, value) that apply() would write. Nothing is opened."""
+        rows = []
+        for where, file, value in writes(resources, self.version, field):
+            name = file.lstrip("?")
+            directory = self.directory(name.partition(".")[0])
+            text = value if isinstance(value, str) else value[-1]
+            rows.append((where, f"{directory or '(not mounted)'}/{name}", text))
+        return rows
+
+    def _write(self, write: Write) -> None:
+        field, marked, value = write
+        names = marked.lstrip("?")
+        directory = self.directory(names.partition(".")[0])
+        if directory is None:
+            if not is_harmless(marked, value) and value not in ("-1", "max"):
+                raise Unsupported(field, self.lacks(names.partition(".")[0]))
+            return
+        texts = (value,) if isinstance(value, str) else value
+        for name, text in zip(names.split("|"), texts, strict=False):
+            path = f"{directory}/{name}"
+            try:
+                for line in text.split("\n"):
+                    write_file(path, line)
+                return
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise _refused(field, path, text, error.errno or 0) from None
+        if not is_harmless(marked, value):
+            raise Unsupported(field, self.missing_file(directory, names))
+
+    def missing_file(self, directory: str, names: str) -> str:
+        return f"the kernel has no {names.replace('|', ' or ')} in {directory}"
+
+    def apply_devices(self, entries: list[dict[str, Any]] | None) -> None:
+        """Put the rules of linux.resources.devices in force."""
+
+    # Processes
+
+    def groups(self) -> list[str]:
+        """All directories, each once."""
+        return list(dict.fromkeys(self.paths.values()))
+
+    def _pids_directory(self) -> str | None:
+        return next(iter(self.paths.values()), None)
+
+    def pids(self, all: bool = True) -> list[int]:  # noqa: A002 - runc's word
+        """Processes in the group, with all also those in groups that the container made below."""
+        directory = self._pids_directory()
+        return sorted(set(pids_below(directory, all))) if directory else []
+
+    def freeze(self) -> bool:
+        """Stop all processes; False if that is not possible here."""
+        return False
+
+    def thaw(self) -> None:
+        """Let the processes go on."""
+
+    def is_frozen(self) -> bool:
+        return False
+
+    def kill_all(self, signal: int) -> None:
+        """Send a signal to every process; frozen meanwhile, so that none can fork away."""
+        was_frozen = self.is_frozen()
+        frozen = was_frozen or self.freeze()
+        try:
+            for _ in range(1 if frozen else 16):
+                pids = self.pids()
+                for pid in pids:
+                    try:
+                        posix.kill(pid, signal)
+                    except ProcessLookupError:
+                        pass
+                if not pids or signal != kernel.SIGKILL:
+                    break
+        finally:
+            if frozen and (not was_frozen or signal == kernel.SIGKILL):
+                self.thaw()
+
+    def oom_kills(self) -> int:
+        """How many processes of the group were killed for want of memory."""
+        return 0
+
+    # The end
+
+    def destroy(self) -> None:
+        """Remove the groups and what the container made below them.
+
+        Waits REMOVE_WAIT at most; then raises CgroupError that names who is still inside.
+        """
+        left = self.groups()
+        deadline = 0.0
+        pause = 0.0005
+        while True:
+            left = [directory for directory in left if not remove_group(directory)]
+            if not left:
+                return
+            now = time.monotonic()
+            deadline = deadline or now + REMOVE_WAIT
+            if now > deadline:
+                raise CgroupError(PATH_FIELD, f"rmdir {left[0]}", "", EBUSY, who_is_inside(left[0]))
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+
+
+class NoCgroup(Manager):
+    """The container stays in the groups that the runtime is in; why says why."""
+
+    driver = "none"
+    version = 2
+
+    def __init__(self, why: str) -> None:
+        super().__init__({})
+        self.why = why
+
+    def lacks(self, controller: str) -> str:
+        return self.why
+
+    def save(self) -> dict[str, Any]:
+        return {"driver": "none", "version": 2, "paths": {}, "reason": self.why}
+
+    def destroy(self) -> None:
+        pass
+
+
+# Files
+
+
+def write_file(path: str, text: str) -> None:
+    """One write(2). OSError as the kernel gives it."""
+    fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
+    try:
+        posix.write(fd, text.encode())
+    finally:
+        posix.close(fd)
+
+
+def read_text(path: str) -> str:
+    """Content of a cgroup file without the newline at the end; "" when it or its group is gone."""
+    try:
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
+    try:
+        parts = []
+        while part := posix.read(fd, 65536):
+            parts.append(part)
+    except OSError as error:
+        if error.errno != ENODEV:  # removed while it was open
+            raise
+        return ""
+    finally:
+        posix.close(fd)
+    return b"".join(parts).decode().rstrip("\n")
+
+
+def read_key(path: str, key: str) -> int:
+    """The number behind a key of a flat keyed file such as memory.events; 0 if there is none."""
+    for line in read_text(path).splitlines():
+        name, _, value = line.partition(" ")
+        if name == key:
+            return int(value)
+    return 0
+
+
+def join_opener(path: str) -> Opener:
+    return lambda: posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
+
+
+def directory_opener(path: str) -> Opener:
+    return lambda: posix.open(path, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+
+
+def make_group(directory: str, top: str, undo: Undo) -> list[str]:
+    """mkdir -p below the mount point top; what was made, the outermost first.
+
+    An empty list says that the group was there. Raises CgroupError.
+    """
+    try:
+        posix.mkdir(directory, 0o755)
+    except OSError as error:
+        if error.errno == EEXIST:
+            return []
+        parent = directory.rpartition("/")[0]
+        if error.errno != ENOENT or len(parent) < len(top):
+            hint = "not delegated to this user" if error.errno in DENIED else ""
+            raise CgroupError(PATH_FIELD, f"mkdir {directory}", "", error.errno or 0, hint) from None
+        made = make_group(parent, top, undo)
+        return made + make_group(directory, top, undo)
+    undo(lambda: remove_if_empty(directory))
+    return [directory]
+
+
+def remove_if_empty(directory: str) -> None:
+    try:
+        posix.rmdir(directory)
+    except OSError as error:
+        if error.errno not in (ENOENT, EBUSY, ENOTEMPTY):
+            raise
+
+
+def remove_group(directory: str) -> bool:
+    """rmdir, of what the container made below as well; False while somebody is inside."""
+    try:
+        posix.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno not in (EBUSY, ENOTEMPTY):
+            raise CgroupError(PATH_FIELD, f"rmdir {directory}", "", error.errno or 0) from None
+    else:
+        return True
+    empty = True
+    for name in subgroups(directory):
+        empty = remove_group(f"{directory}/{name}") and empty
+    if empty:
+        try:
+            posix.rmdir(directory)
+        except OSError as error:
+            return error.errno == ENOENT
+    return empty
+
+
+def subgroups(directory: str) -> list[str]:
+    """Names of the directories in a group; the link count says whether a look is worth it."""
+    try:
+        if posix.stat(directory).st_nlink == 2:
+            return []
+        return [entry.name for entry in posix.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def pids_below(directory: str, deep: bool = True) -> list[int]:
+    """cgroup.procs of a group, and of those below. A threaded group's are told by its parent."""
+    try:
+        found = [int(line) for line in read_text(f"{directory}/cgroup.procs").splitlines()]
+    except OSError as error:
+        if error.errno not in (ENODEV, 95):  # EOPNOTSUPP: threaded
+            raise
+        found = []
+    for name in subgroups(directory) if deep else ():
+        found += pids_below(f"{directory}/{name}")
+    return found
+
+
+def check_empty(directory: str) -> None:
+    """Raise CgroupError when somebody is in a group that was there before."""
+    pids = pids_below(directory)
+    if pids:
+        text = f"container's cgroup is not empty: {len(pids)} process(es) found"
+        raise CgroupError(PATH_FIELD, directory, "", EBUSY, text)
+
+
+def frozen_error(directory: str) -> CgroupError:
+    return CgroupError(PATH_FIELD, directory, "", EBUSY, "container's cgroup unexpectedly frozen")
+
+
+def who_is_inside(directory: str) -> str:
+    """The processes that keep a group from being removed, with what they wait for."""
+    from ocirt import procfs
+
+    words = []
+    for pid in pids_below(directory)[:8]:
+        state = procfs.process_state(pid) or "gone"
+        where = procfs.wchan(pid)
+        words.append(f"pid {pid} ({state}, in {where})" if where else f"pid {pid} ({state})")
+    return (
+        "still inside: " + ", ".join(words) if words else "no process is inside; is it being used elsewhere?"
+    )
+
+
+def _refused(field: str, path: str, text: str, errno: int) -> CgroupError:
+    """Why a cgroup file refused a value, with what the kernel holds against it."""
+    directory, _, name = path.rpartition("/")
+    hint = ""
+    if name == "memory.limit_in_bytes" and errno == EBUSY:
+        hint = f"in use now: {read_text(f'{directory}/memory.usage_in_bytes')} bytes"
+    elif name in ("cpuset.cpus", "cpuset.mems"):
+        parent = directory.rpartition("/")[0]
+        above = read_text(f"{parent}/{name}") or read_text(f"{parent}/{name}.effective")
+        hint = f"its parent has {above}"
+    elif name == "cpu.rt_runtime_us" and errno == EINVAL:
+        hint = "the groups above must have realtime time to give"
+    elif errno in DENIED:
+        hint = "not delegated to this user" if posix.geteuid() else ""
+    return CgroupError(field, path, text, errno, hint)
+
+
+def resolve(path: str, container_id: str, own: str) -> str:
+    """Directory of the container below a mount point, from linux.cgroupsPath.
+
+    An absolute path counts from the mount point, any other from own: the directory that relative
+    paths and containers without a path are put into.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise SpecError(PATH_FIELD, f"{path!r} leaves its place by '..'", "config-linux.md, Cgroups Path")
+    inner = "/".join(parts) or container_id
+    return f"/{inner}" if path.startswith("/") and parts else f"{own.rstrip('/')}/{inner}"

@@ -1,0 +1,210 @@
+"""cgroup v2: one group; the init is born in it (CLONE_INTO_CGROUP)."""
+
+from __future__ import annotations
+
+import posix
+import time
+from errno import EBUSY
+
+from ocirt import kernel
+from ocirt.cgroups import devices
+from ocirt.cgroups.manager import (
+    DENIED,
+    FREEZE_WAIT,
+    PATH_FIELD,
+    Manager,
+    NoCgroup,
+    check_empty,
+    directory_opener,
+    frozen_error,
+    make_group,
+    read_key,
+    read_text,
+    resolve,
+    write_file,
+)
+from ocirt.errors import CgroupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ocirt.cgroups.manager import Opener, Undo
+    from ocirt.host import Host
+
+THREADED = frozenset(("cpu", "cpuset", "perf_event", "pids"))  # controllers that take threads
+DELEGATE = (
+    "start it below a delegated cgroup (systemd-run --user --scope -p Delegate=yes), or use --systemd-cgroup"
+)
+
+
+def choose(host: Host, path: str, container_id: str, rootless: bool) -> Manager:
+    """Where a new container goes; nothing is made yet.
+
+    Relative paths count from the parent of our own group: our own has processes in it, so its
+    controllers cannot be handed on (no internal processes).
+    """
+    mount = host.unified_mount
+    above = host.own_cgroups[""].rpartition("/")[0]
+    directory = mount + resolve(path, container_id, above)
+    if rootless and not path:
+        parent = directory.rpartition("/")[0]
+        if not posix.access(parent, posix.W_OK):
+            return NoCgroup(f"user {host.euid} may not make a cgroup in {parent}; {DELEGATE}")
+    manager = V2Manager(directory, mount)
+    manager.rootless = rootless
+    return manager
+
+
+class V2Manager(Manager):
+    version = 2
+
+    def __init__(self, directory: str, mount: str) -> None:
+        super().__init__({"": directory})
+        self.path = directory
+        self.mount = mount
+        self.rootless = False
+
+    def save(self) -> dict[str, Any]:
+        return {**super().save(), "mount": self.mount}
+
+    def create(self, undo: Undo) -> None:
+        made = make_group(self.path, self.mount, undo)
+        # populated and frozen, the latter also for a group above.
+        events = read_text(f"{self.path}/cgroup.events").split("\n")
+        if not made and "populated 1" in events:
+            check_empty(self.path)
+        if "frozen 1" in events or read_text(f"{self.path}/cgroup.freeze") == "1":
+            raise frozen_error(self.path)
+        self._enable_controllers()
+        self._check_type()
+
+    def _enable_controllers(self) -> None:
+        """Hand every controller down from the mount point; what is refused is told by apply().
+
+        Most often all is enabled already, which two reads show.
+        """
+        wanted = read_text(f"{self.mount}/cgroup.controllers")
+        if read_text(f"{self.path}/cgroup.controllers") == wanted:
+            return
+        group = self.mount
+        for part in self.path[len(self.mount) + 1 :].split("/"):
+            _hand_down(group)
+            group = f"{group}/{part}"
+
+    def _check_type(self) -> None:
+        """A group below one with processes or threads cannot have processes of its own."""
+        kind = read_text(f"{self.path}/cgroup.type")
+        if kind in ("", "domain"):
+            return
+        parent = self.path.rpartition("/")[0]
+        why = f"it is {kind}: {parent} has processes or is threaded, so nothing below it can be a container's"
+        raise CgroupError(PATH_FIELD, self.path, "", EBUSY, why)
+
+    def directory(self, controller: str) -> str | None:
+        return self.path
+
+    def missing_file(self, directory: str, names: str) -> str:
+        controller = names.partition(".")[0]
+        if controller in read_text(f"{directory}/cgroup.controllers").split():
+            return super().missing_file(directory, names)
+        group = self.mount
+        for part in directory[len(self.mount) + 1 :].split("/"):
+            if controller not in read_text(f"{group}/cgroup.controllers").split():
+                break
+            if controller not in read_text(f"{group}/cgroup.subtree_control").split():
+                inside = (
+                    "has processes of its own"
+                    if read_text(f"{group}/cgroup.procs")
+                    else "does not hand it on"
+                )
+                hint = f"; {DELEGATE}" if self.rootless else ""
+                return f"the {controller} controller, which {group} {inside}{hint}"
+            group = f"{group}/{part}"
+        return f"the {controller} controller, which {group} does not have"
+
+    def apply(self, resources: dict[str, Any], field: str = "linux.resources") -> None:
+        memory = resources.get("memory") or {}
+        limit = memory.get("limit") or 0
+        if memory.get("checkBeforeUpdate") and limit > 0:
+            # v2 would reclaim and then kill; v1's kernel refuses such a limit by itself.
+            used = read_text(f"{self.path}/memory.current")
+            if used and int(used) > limit:
+                hint = f"in use now: {used} bytes"
+                raise CgroupError(f"{field}.memory.limit", f"{self.path}/memory.max", str(limit), EBUSY, hint)
+        super().apply(resources, field)
+
+    def apply_devices(self, entries: list[dict[str, Any]] | None) -> None:
+        wanted = devices.rules(entries)
+        if devices.allows_everything(wanted):
+            return
+        try:
+            devices.attach(self.path, wanted)
+        except OSError as error:
+            if self.rootless and error.errno in DENIED:
+                return  # an ordinary user cannot make the nodes either
+            hint = getattr(error, "log", "")
+            raise CgroupError(
+                devices.FIELD, f"bpf program on {self.path}", "", error.errno or 0, hint
+            ) from None
+
+    def cgroup_dir_opener(self) -> Opener | None:
+        return directory_opener(self.path)
+
+    def attach(self, pid: int) -> None:
+        write_file(f"{self.path}/cgroup.procs", str(pid))
+
+    def is_frozen(self) -> bool:
+        return read_text(f"{self.path}/cgroup.freeze") == "1"
+
+    def freeze(self) -> bool:
+        deadline = time.monotonic() + FREEZE_WAIT
+        pause = 0.0001
+        try:
+            write_file(f"{self.path}/cgroup.freeze", "1")
+        except FileNotFoundError:
+            return False
+        while not read_key(f"{self.path}/cgroup.events", "frozen"):
+            if time.monotonic() > deadline:
+                self.thaw()
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, 0.01)
+        return True
+
+    def thaw(self) -> None:
+        try:
+            write_file(f"{self.path}/cgroup.freeze", "0")
+        except FileNotFoundError:
+            pass  # the group is gone, and so are its processes
+
+    def kill_all(self, signal: int) -> None:
+        if signal == kernel.SIGKILL:
+            try:
+                write_file(f"{self.path}/cgroup.kill", "1")  # Linux 5.14; reaches frozen ones as well
+            except FileNotFoundError:
+                return
+            if self.is_frozen():
+                self.thaw()
+        else:
+            super().kill_all(signal)
+
+    def oom_kills(self) -> int:
+        return read_key(f"{self.path}/memory.events", "oom_kill")
+
+
+def _hand_down(group: str) -> None:
+    """Enable all of a group's controllers for its children."""
+    available = set(read_text(f"{group}/cgroup.controllers").split())
+    missing = sorted(available - set(read_text(f"{group}/cgroup.subtree_control").split()))
+    if not missing:
+        return
+    try:
+        write_file(f"{group}/cgroup.subtree_control", " ".join(f"+{name}" for name in missing))
+    except OSError:
+        # All or nothing; one by one gives what can be had (cpu is refused while realtime tasks run).
+        for name in missing:
+            try:
+                write_file(f"{group}/cgroup.subtree_control", f"+{name}")
+            except OSError:
+                continue
