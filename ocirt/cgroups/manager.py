@@ -6,6 +6,7 @@ import posix
 import time
 from errno import EACCES, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOTEMPTY, EPERM, EROFS
 
+from ocirt import kernel
 from ocirt.cgroups.resources import FIELD, is_harmless, writes
 from ocirt.errors import CgroupError, SpecError, Unsupported
 
