@@ -82,11 +82,14 @@ class Launch:
         try:
             for action in self.plan.actions_at("OPEN"):
                 self._do(action)
-            for action in self.plan.actions_at("CGROUP"):
-                self._do(action)
-            for handle in self.plan.handles:
-                self._open(handle)
-                opened.append(handle)
+            for late in (False, True):
+                for handle in self.plan.handles:
+                    if handle.late is late:
+                        self._open(handle)
+                        opened.append(handle)
+                if not late:
+                    for action in self.plan.actions_at("CGROUP"):
+                        self._do(action)
         except BaseException:
             close_all()
             self.roll_back()

@@ -118,15 +118,17 @@ _MASK = (1 << 64) - 1
 class Handle:
     """An fd that the parent opens in the OPEN phase and the init inherits.
 
-    opener() returns the fd; launch owns it and closes it when the init has been spawned.
+    opener() returns the fd; launch owns it and closes it when the init has been spawned. late: it
+    exists only after the CGROUP actions.
     """
 
-    __slots__ = ("fd", "field", "name", "opener")
+    __slots__ = ("fd", "field", "late", "name", "opener")
 
-    def __init__(self, name: str, field: str, opener: Callable[[], int]) -> None:
+    def __init__(self, name: str, field: str, opener: Callable[[], int], late: bool) -> None:
         self.name = name
         self.field = field
         self.opener = opener
+        self.late = late
         self.fd = -1
 
     def __repr__(self) -> str:
@@ -185,8 +187,8 @@ class Plan:
         self.register_names.append(name)
         return -1000 - (len(self.register_names) - 1)
 
-    def handle(self, name: str, field: str, opener: Callable[[], int]) -> Handle:
-        handle = Handle(name, field, opener)
+    def handle(self, name: str, field: str, opener: Callable[[], int], *, late: bool = False) -> Handle:
+        handle = Handle(name, field, opener, late)
         self.handles.append(handle)
         return handle
 

@@ -54,9 +54,10 @@ def _join(ctx: Context, manager: Manager) -> None:
     plan = ctx.plan
     opener = manager.cgroup_dir_opener()
     if opener is not None:
-        plan.into_cgroup = plan.handle(manager.paths[""], PATH_FIELD, opener)
+        plan.into_cgroup = plan.handle(manager.paths[""], PATH_FIELD, opener, late=True)
     for name, opener in manager.join_fds():
-        plan.add("write_fd", PATH_FIELD, plan.handle(name, PATH_FIELD, opener), b"0", detail=name)
+        tasks = plan.handle(name, PATH_FIELD, opener, late=True)
+        plan.add("write_fd", PATH_FIELD, tasks, b"0", detail=name)
 
 
 def choose(ctx: Context) -> Manager:
