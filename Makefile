@@ -14,7 +14,7 @@ $(BIN)/.ready:
 	touch $@
 
 $(BUILD)/build.ninja: | $(BIN)/.ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/meson setup $(BUILD) -Dpython.install_env=auto >/dev/null
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/meson setup $(BUILD) -Darchive=false >/dev/null
 
 # Builds the native parts into the source tree, where `python -m ocirt` finds them. What does
 # compile is put in place although something else does not: they are independent of each other.

@@ -1,0 +1,120 @@
+"""Import for the launcher: archive, builtin and named extension modules; the rest when asked for.
+
+Runs before anything of importlib's path machinery exists. embed.c puts these names in:
+late_init (completes the interpreter's start, or None), index (name: offset, size, is package),
+modules (the archive), site, prefix, dynload, suffix, system_sites (joined by ":").
+"""
+
+# mypy: ignore-errors
+# ruff: noqa: F821
+
+import _imp
+import sys
+from _frozen_importlib import ModuleSpec
+from marshal import loads
+from posix import access, close, read
+from posix import open as open_fd
+
+
+class CodeLoader:
+    """Modules of the archive."""
+
+    @staticmethod
+    def create_module(spec):
+        return None
+
+    @staticmethod
+    def exec_module(module):
+        spec = module.__spec__
+        offset, size, _ = spec.loader_state
+        module.__file__ = spec.origin
+        exec(loads(modules[offset : offset + size]), module.__dict__)
+
+
+class ExtensionLoader:
+    """Extension modules at a known path."""
+
+    @staticmethod
+    def create_module(spec):
+        return _imp.create_dynamic(spec)
+
+    @staticmethod
+    def exec_module(module):
+        _imp.exec_dynamic(module)
+
+
+class Finder:
+    """First on sys.meta_path."""
+
+    complete = late_init is None
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        entry = index.get(name)
+        if entry is not None:
+            spec = ModuleSpec(name, CodeLoader, loader_state=entry, is_package=entry[2])
+            stem = site + "/" + name.replace(".", "/")
+            if entry[2]:
+                spec.submodule_search_locations.append(stem)
+                stem += "/__init__"
+            spec.origin = stem + ".py"
+            return spec
+        if Finder.complete or _imp.is_builtin(name):
+            return None
+        origin = extension(name)
+        if origin:
+            return ModuleSpec(name, ExtensionLoader, origin=origin)
+        finish()  # appends the path finder to the list that is being walked
+        return None
+
+
+def extension(name):
+    """Path of an extension module that is wanted early, or None."""
+    if name.startswith("ocirt."):
+        found = site + "/" + name.replace(".", "/") + suffix
+        return found if access(found, 0) else None
+    if name == "_cffi_backend":
+        for directory in site_directories():
+            found = directory + "/" + name + suffix
+            if access(found, 0):
+                return found
+    elif name[0] == "_":
+        found = dynload + "/" + name + suffix
+        if access(found, 0):
+            return found
+    return None
+
+
+def site_directories():
+    """Where distributions are: beside ocirt, then where the system's Python keeps its own."""
+    yield site
+    try:
+        fd = open_fd(prefix + "/pyvenv.cfg", 0x80000)
+    except OSError:
+        shared = True
+    else:
+        text = read(fd, 65536).decode("utf-8", "replace").lower().replace(" ", "")
+        close(fd)
+        shared = "include-system-site-packages=true" in text
+    if shared:
+        yield from system_sites.split(":")
+
+
+def finish():
+    """Complete the start of the interpreter: encodings, sys.stdout, the path finder."""
+    Finder.complete = True
+    argv = sys.argv
+    late_init()
+    sys.argv = argv
+    extend_path()
+
+
+def extend_path():
+    for directory in site_directories():
+        if directory not in sys.path:
+            sys.path.append(directory)
+
+
+sys.meta_path.insert(0, Finder)
+if late_init is None:
+    extend_path()
