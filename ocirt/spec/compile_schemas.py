@@ -175,7 +175,7 @@ def compile_module(schemas: dict[str, dict[str, Any]]) -> str:
     """Source of the module for {document name: schema}."""
     compiler = Compiler(schemas["config"]["$defs"])
     documents = [f"    {name!r}: {compiler.node(schema)}," for name, schema in sorted(schemas.items())]
-    plain = json.dumps(schemas, sort_keys=True, separators=(",", ":")).replace(f'"{SHARED}', '"#/')
+    plain = json.dumps(schemas, separators=(",", ":")).replace(f'"{SHARED}', '"#/')
     return "\n".join(
         [
             HEAD.rstrip(),

@@ -13,7 +13,7 @@ MOST = 20  # errors worth reading on one line
 
 
 def errors(document: object, name: str) -> list[str]:
-    """Texts such as "/process/user/uid: 'abc' is not of type 'integer'", in document order.
+    """Texts such as "/process/user/uid: 'abc' is not of type 'integer'", in the schema's order.
 
     name is the schema's: "config", "process", "resources", "state" or "features".
     """
