@@ -154,9 +154,8 @@ REFUSED = {
     "several": (
         [("hostname", 1), ("mounts.1.options", "ro"), ("process.oomScoreAdj", 1001)],
         (
-            "config.json: /hostname: 1 is not of type 'string'; "
-            "/mounts/1/options: 'ro' is not of type 'array'; "
-            "/process/oomScoreAdj: 1001 is greater than the maximum of 1000"
+            "config.json: /process/oomScoreAdj: 1001 is greater than the maximum of 1000; "
+            "/hostname: 1 is not of type 'string'; /mounts/1/options: 'ro' is not of type 'array'"
         ),
     ),
     "not a version": ([("ociVersion", "1.0")], "ociVersion: '1.0' is not a semantic version"),
