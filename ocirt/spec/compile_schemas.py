@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import sys
 
-if sys.path and sys.path[0] == __file__.rpartition("/")[0]:
+if __name__ == "__main__" and not __package__ and not sys.flags.safe_path:
     del sys.path[0]  # run as a script: types.py beside it would stand in for the standard library's
 
 import json  # noqa: E402
