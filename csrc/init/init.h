@@ -56,12 +56,6 @@ static inline void close_fd(i32 fd)
 }
 
 /* op_fs.c: places below the container's root */
-enum target_kind {
-	TARGET_DIRECTORY,
-	TARGET_FILE,
-	TARGET_PLAIN_DIRECTORY, /* no symlink on the way to it */
-};
-
 long open_below(i32 root, const char *path, u64 flags, u64 resolve);
 long make_target(i32 root, const char *path, u32 kind, u32 mode);
 long make_parent(i32 root, const char *path, const char **name);

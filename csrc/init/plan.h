@@ -73,51 +73,87 @@ struct plan_op {
 	CALL(umount2, "si")                                                                        \
 	CALL(close, "d")                                                                           \
 	CALL(close_range, "iii")                                                                   \
-	CALL(fchown, "dii")
+	CALL(fchown, "dii")                     \
+	CALL(prlimit64, "iipi")
 
-/* OP(name, signature): what takes more than one call, or keeps an fd in a register. */
+/* OP(name, signature): what takes more than one call, or keeps an fd in a register.
+ *
+ *   fork             CLONE_PARENT; reports the pid; stage 1 exits
+ *   sync             enum plan_sync: tell the parent, await its answer
+ *   write_fd         fd data: one write(2)
+ *   write_file       dir path data open-flags: open under dir, one write(2)
+ *   wait_start       accept on the listening socket; it becomes the control socket
+ *   loopback_up
+ *   openat           register dir path flags
+ *   open_in_root     register root path flags: openat2 RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+ *   open_tree        register dir path flags
+ *   new_fs           register type options (key or key=value) mount-attributes: fsopen, fsconfig
+ *                    each, create, fsmount
+ *   target           register root path kind (enum plan_target) mode: resolve below root, make
+ *                    what is missing, check what it is
+ *   target_like      register root path source: a directory for a directory, else a file
+ *   old_mount        source target type flags data: mount(2) onto the checked target
+ *   copy_up          from to: copy the tree below from into to
+ *   copy_mode        from to: the mode and owner of a directory
+ *   pivot_root       root becomes /, the old root is detached
+ *   move_root        MS_MOVE onto / and chroot: --no-pivot, initramfs
+ *   mknod            root path mode device uid gid; kept if it is there
+ *   symlink          root path goal; kept if something is there
+ *   readonly_path    root path; ENOENT is fine
+ *   mask_path        root path file-mask dir-mask; ENOENT is fine
+ *   make_console     root console-socket rows cols flags (1: mount on /dev/console)
+ *   check_fs         fd magic: it must be on a file system of this statfs magic
+ *   check_device     fd major minor: it must be this character device
+ *   check_block      fd major minor: it must be this block device
+ *   bounding_set     drop all but this mask
+ *   capset           effective permitted inheritable masks
+ *   ambient          clear, then raise this mask
+ *   set_home         root env index uid: env[index] becomes HOME=... of the container's passwd
+ *   enter_cwd        chdir, and check that getcwd is inside the root
+ *   find_executable  argv env: look argv[0] up in PATH of env
+ *   hook             path argv env state timeout-ms (0: none): run here, with the state on stdin
+ *   exec_follows     the record that the parent waits for; only write(2) is used from here on
+ *   seccomp          struct sock_filter[] flags
+ *   execve           argv env, with the path that find_executable found
+ *   chown_stdio      uid gid: fds 0, 1, 2 unless they are /dev/null or not ours to give away
+ */
 #define PLAN_OPS(OP)                                                                               \
-	OP(fork, "")	       /* CLONE_PARENT; reports the pid; stage 1 exits */                  \
-	OP(sync, "i")	       /* enum plan_sync: tell the parent, await its answer */             \
-	OP(write_fd, "db")     /* one write(2) of the blob */                                      \
-	OP(write_file, "dsbi") /* dir path blob open-flags: open under dir, one write(2) */        \
-	OP(wait_start, "d")    /* accept on the listening socket; it becomes the control socket */ \
+	OP(fork, "")                                                                               \
+	OP(sync, "i")                                                                              \
+	OP(write_fd, "db")                                                                         \
+	OP(write_file, "dsbi")                                                                     \
+	OP(wait_start, "d")                                                                        \
 	OP(loopback_up, "")                                                                        \
-	OP(openat, "odsi")	 /* reg dir path flags */                                          \
-	OP(open_in_root, "odsi") /* reg root path flags: openat2 RESOLVE_IN_ROOT|NO_MAGICLINKS */  \
-	OP(open_tree, "odsi")	 /* reg dir path flags */                                          \
-	OP(new_fs, "osvi")	 /* reg fstype options(key | key=value) mount-attributes:          \
-				    fsopen, fsconfig each, create, fsmount */                      \
-	OP(target, "odsii") /* reg root path kind(0 dir, 1 file, 2 dir and no symlink on the way)  \
-			       mode: resolve in root, create what is missing */                                                        \
-	OP(target_like, "odsd") /* reg root path source: dir for a dir, else file */               \
-	OP(old_mount,                                                                              \
-	   "sdsis")	  /* source target fstype flags data: mount(2) onto the checked target */  \
-	OP(copy_up, "dd") /* copy the tree below from into to */                                   \
-	OP(copy_mode, "dd")	/* give to the mode and owner of the directory from */             \
-	OP(pivot_root, "d")	/* root becomes /, the old root is detached */                     \
-	OP(move_root, "d")	/* MS_MOVE onto / and chroot: --no-pivot, initramfs */             \
-	OP(mknod, "dsiiii")	/* root path mode dev uid gid */                                   \
-	OP(symlink, "dss")	/* root path target; kept if something is there */                 \
-	OP(readonly_path, "ds") /* root path; ENOENT is fine */                                    \
-	OP(mask_path, "dsdd")	/* root path file-mask dir-mask */                                 \
-	OP(make_console,                                                                           \
-	   "ddiii")	   /* root console-socket rows cols flags(1: mount on /dev/console) */     \
-	OP(check_fs, "di") /* fd must be on the file system of this statfs magic */                \
-	OP(check_device, "dii") /* fd must be a character device major, minor */                   \
-	OP(check_block, "dii")	/* fd must be a block device major, minor */                       \
-	OP(bounding_set, "i")	/* drop all but this mask */                                       \
-	OP(capset, "iii")	/* effective permitted inheritable masks */                        \
-	OP(ambient, "i")	/* clear, then raise this mask */                                  \
-	OP(set_home, "dvii") /* root env index uid: env[index] becomes HOME=… of the passwd */   \
-	OP(enter_cwd, "s")   /* chdir and check that getcwd is inside the root */                  \
-	OP(find_executable, "vv") /* argv env: look argv[0] up in PATH of env */                   \
-	OP(hook,                                                                                   \
-	   "svvbi") /* path argv env state timeout-ms: run in the container, state on stdin */     \
-	OP(exec_follows, "")  /* the record that the parent waits for */                           \
-	OP(seccomp, "bi")     /* struct sock_filter[] flags */                                     \
-	OP(execve, "vv")      /* argv env, with the path that find_executable found */             \
-	OP(chown_stdio, "ii") /* uid gid: 0, 1, 2 unless /dev/null-like or not ours */
+	OP(openat, "odsi")                                                                         \
+	OP(open_in_root, "odsi")                                                                   \
+	OP(open_tree, "odsi")                                                                      \
+	OP(new_fs, "osvi")                                                                         \
+	OP(target, "odsii")                                                                        \
+	OP(target_like, "odsd")                                                                    \
+	OP(old_mount, "sdsis")                                                                     \
+	OP(copy_up, "dd")                                                                          \
+	OP(copy_mode, "dd")                                                                        \
+	OP(pivot_root, "d")                                                                        \
+	OP(move_root, "d")                                                                         \
+	OP(mknod, "dsiiii")                                                                        \
+	OP(symlink, "dss")                                                                         \
+	OP(readonly_path, "ds")                                                                    \
+	OP(mask_path, "dsdd")                                                                      \
+	OP(make_console, "ddiii")                                                                  \
+	OP(check_fs, "di")                                                                         \
+	OP(check_device, "dii")                                                                    \
+	OP(check_block, "dii")                                                                     \
+	OP(bounding_set, "i")                                                                      \
+	OP(capset, "iii")                                                                          \
+	OP(ambient, "i")                                                                           \
+	OP(set_home, "dvii")                                                                       \
+	OP(enter_cwd, "s")                                                                         \
+	OP(find_executable, "vv")                                                                  \
+	OP(hook, "svvbi")                                                                          \
+	OP(exec_follows, "")                                                                       \
+	OP(seccomp, "bi")                                                                          \
+	OP(execve, "vv")                                                                           \
+	OP(chown_stdio, "ii")
 
 enum plan_kind {
 	PLAN_KIND_NONE,
@@ -125,6 +161,12 @@ enum plan_kind {
 	PLAN_CALLS(KIND) PLAN_OPS(KIND)
 #undef KIND
 		PLAN_KIND_END
+};
+
+enum plan_target {
+	TARGET_DIRECTORY,
+	TARGET_FILE,
+	TARGET_PLAIN_DIRECTORY, /* no symlink on the way to it */
 };
 
 enum plan_sync {

@@ -128,6 +128,8 @@ static u64 known_length(const struct plan_op *op)
 		return op->arg[1];
 	case PLAN_set_mempolicy:
 		return op->arg[2] / 8 + (op->arg[2] % 8 != 0);
+	case PLAN_prlimit64: /* struct rlimit64 */
+		return 2 * sizeof(u64);
 	case PLAN_sched_setattr: /* begins with its own size */
 		if (!is_blob(op->arg[1], sizeof(u32)))
 			return ~0UL;

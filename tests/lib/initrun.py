@@ -12,15 +12,17 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ocirt.plan import Plan
+from ocirt import kernel
+from ocirt.plan import AT_FDCWD, SYNC_MAPS, Plan
 
 INIT = Path(__file__).resolve().parents[2] / "ocirt" / "ocirt-init"
 REPORT = struct.Struct("<IIii24s")
 ANSWER = struct.Struct("<II")
 PID, SYNC, ERROR, EXEC, TRACE, WARNING = 1, 2, 3, 4, 5, 6
 NO_STEP = 0xFFFFFFFF
+ORDINARY_USER = 23456  # as whom the tests run it when they are root themselves
 
 
 class Message(NamedTuple):
@@ -173,3 +175,87 @@ def kill(pid: int) -> None:
     """End an init that a test left waiting."""
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+class Sandbox:
+    """Builds plans that run as root of a new user and mount namespace, as an ordinary user does.
+
+    root is a directory of that user; the register that holds it is filled by the first ops.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.directory = root
+        self.uid = ORDINARY_USER if os.geteuid() == 0 else None
+        self.plan = Plan()
+        self.root = self.plan.register("root")
+        self.keep: list[int] = []
+        self.namespaces = kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS
+
+    def enter(self, *more: str) -> Sandbox:
+        """The namespaces; more are names such as CLONE_NEWPID."""
+        for name in more:
+            self.namespaces |= getattr(kernel, name)
+        self.add("unshare", self.namespaces)
+        self.add("sync", SYNC_MAPS)
+        self.add("setresgid", 0, 0, 0)
+        self.add("setresuid", 0, 0, 0)
+        path = os.fsencode(self.directory)
+        self.add("openat", self.root, AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY)
+        return self
+
+    def add(self, kind: str, *args: Any, tolerate: int = 0, skip: int = 0) -> Sandbox:
+        self.plan.add(kind, "test", *args, tolerate=tolerate, skip=skip)
+        return self
+
+    def tmpfs(self, *options: bytes) -> int:
+        """Register of a detached tmpfs."""
+        register = self.plan.register("tmpfs")
+        self.add("new_fs", register, b"tmpfs", list(options), 0)
+        return register
+
+    def attach(self, mount: int, path: bytes) -> Sandbox:
+        place = self.plan.register("place")
+        flags = kernel.MOVE_MOUNT_F_EMPTY_PATH | kernel.MOVE_MOUNT_T_EMPTY_PATH
+        self.add("target", place, self.root, path, 0, 0o755)
+        return self.add("move_mount", mount, b"", place, b"", flags)
+
+    def script(self, text: str, *env: bytes) -> Sandbox:
+        """Go on as a shell of the host."""
+        argv = [b"/bin/sh", b"-c", text.encode()]
+        variables = [b"PATH=/usr/sbin:/usr/bin:/sbin:/bin", *env]
+        self.add("find_executable", argv, variables)
+        self.add("exec_follows")
+        return self.add("execve", argv, variables)
+
+    def run(self, on_sync: Callable[[int, int], None] | None = None, **options: Any) -> Result:
+        def serve(which: int, pid: int) -> None:
+            if which == SYNC_MAPS:
+                write_maps(pid, self.uid)
+            elif on_sync is not None:
+                on_sync(which, pid)
+
+        return run(self.plan, self.keep, on_sync=serve, uid=self.uid, **options)
+
+    def output(self, text: str, **options: Any) -> str:
+        """What a shell prints that is started at the end of the plan."""
+        self.script(text)
+        read, write = os.pipe()
+        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            result = self.run(stdio=(null, write, 2), **options)
+        finally:
+            os.close(write)
+            os.close(null)
+            with open(read, encoding="utf-8") as stream:
+                printed = stream.read()
+        assert result.error is None, result
+        return printed
+
+
+def write_maps(pid: int, uid: int | None) -> None:
+    """Root inside is uid outside, or the user that we are."""
+    outside = os.geteuid() if uid is None else uid
+    group = os.getegid() if uid is None else uid
+    Path(f"/proc/{pid}/setgroups").write_text("deny")
+    Path(f"/proc/{pid}/uid_map").write_text(f"0 {outside} 1")
+    Path(f"/proc/{pid}/gid_map").write_text(f"0 {group} 1")
