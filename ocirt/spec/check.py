@@ -39,7 +39,7 @@ def check_shape(document: object, schema: str, name: str) -> None:
     if not _compiled.check(document, _compiled.DOCUMENTS[schema]):
         from ocirt.spec import wording  # jsonschema takes 100 ms to import
 
-        raise SpecError(name, "; ".join(wording.errors(document, schema)))
+        raise SpecError(name, _printable("; ".join(wording.errors(document, schema))))
 
 
 def warnings(spec: dict[str, Any]) -> list[tuple[str, str]]:
@@ -57,6 +57,15 @@ def _apply(rules: Iterable[Rule], document: dict[str, Any]) -> Iterable[tuple[st
 
 def _refuse(offences: list[tuple[str, str, str]], name: str) -> None:
     if len(offences) == 1:
-        raise SpecError(*offences[0])
+        field, reason, section = offences[0]
+        raise SpecError(_printable(field), _printable(reason), section)
     if offences:
-        raise SpecError(name, "; ".join(f"{field}: {reason}" for field, reason, _ in offences))
+        told = "; ".join(f"{field}: {reason}" for field, reason, _ in offences)
+        raise SpecError(name, _printable(told))
+
+
+def _printable(text: str) -> str:
+    """On one line and without escape sequences, whatever the document's keys contain."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

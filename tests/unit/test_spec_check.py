@@ -491,3 +491,21 @@ def test_an_error_shows_an_excerpt_of_a_large_value():
 )
 def test_sysctl_name_in_both_spellings(key, path):
     assert sysctl_path(key) == path
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            [("annotations", {"a\n\x1b[31m": 1})],
+            "config.json: /annotations/a\\n\\x1b[31m: 1 is not of type 'string'",
+        ),
+        ([("linux.sysctl", {"a\nb": "1"})], "linux.sysctl[a\\nb]: is not namespaced"),
+        ([("linux.sysctl", {"a\nb": "1", "c": "1"})], "config.json: linux.sysctl[a\\nb]: is not namespaced"),
+        ([("hostname", "\ud800")], "config.json: /hostname: '\\ud800' does not match"),
+    ],
+)
+def test_an_error_is_one_printable_line(changes, says):
+    text = refusal(spec_with(*changes))
+    assert text.isprintable()
+    assert text.startswith(says)

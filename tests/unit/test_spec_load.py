@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 
@@ -187,3 +188,29 @@ def test_good_path_imports_no_heavy_module(tmp_path):
         [sys.executable, "-ISE", "-c", code, top, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert out.stdout == "\n"
+
+
+def test_damaged_text_gives_what_json_gives_or_a_typed_error():
+    generator = random.Random(20)
+    text = jsontext.dumps(example(), "  ").encode()
+    refused = 0
+    for _ in range(3000):
+        damaged = bytearray(text)
+        for _ in range(generator.randint(1, 3)):
+            place = generator.randrange(len(damaged))
+            kind = generator.randrange(3)
+            if kind == 0:
+                damaged[place] = generator.randrange(256)
+            elif kind == 1:
+                del damaged[place : place + generator.randint(1, 40)]
+            else:
+                damaged[place:place] = generator.choice(
+                    (b'"', b"{", b"]", b",", b"\\", b"\\ud800", b"\0", b"NaN", b"9" * 30, b"\xf0\x9f")
+                )
+        try:
+            value = jsontext.loads(bytes(damaged), "config.json")
+        except SpecError:
+            refused += 1
+        else:
+            assert value == json.loads(damaged)
+    assert 1500 < refused < 3000
