@@ -1,16 +1,21 @@
-# The targets that people and CI use. `make dev` first; everything happens in .venv and build/.
+# The targets that people and CI use. Each installs what it needs; everything is made in .venv and
+# build/, and native parts in ocirt/ (git ignores them).
 SHELL := /bin/sh
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/dev
+PRODUCT := build/product
+PIP_QUIET := -qq --disable-pip-version-check
 DEV_TOOLS := meson ninja meson-python cffi jsonschema pyroute2 pytest ruff mypy types-cffi types-jsonschema
+PYTEST_ARGS ?=
 
-.PHONY: dev lint test test-all demo bench clean
+.PHONY: dev product lint test test-all demo bench clean
 
 $(BIN)/.ready:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check $(DEV_TOOLS)
+	tests/install-deps build
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(PIP_QUIET) $(DEV_TOOLS)
 	touch $@
 
 $(BUILD)/build.ninja: | $(BIN)/.ready
@@ -22,6 +27,38 @@ dev: $(BUILD)/build.ninja
 	@exec 9>build/.lock; flock 9; PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
 	ninja -C $(BUILD) reconfigure >/dev/null && ninja -C $(BUILD) -k 0; status=$$?; \
 	$(BIN)/python csrc/place.py $(BUILD) && exit $$status
+
+# What a user gets from `pip install .`, in a venv of its own: tests and benchmarks run this one.
+product: $(BIN)/.ready
+	@mkdir -p build; exec 9>build/.product.lock; flock 9; PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
+	test -x $(PRODUCT)/bin/pip || $(PYTHON) -m venv $(PRODUCT) || exit 1; \
+	rm -rf build/wheel; pip wheel $(PIP_QUIET) --no-build-isolation --no-deps -w build/wheel -Cbuild-dir=build/wheel-build . && \
+	$(PRODUCT)/bin/pip install $(PIP_QUIET) cffi jsonschema pyroute2 && \
+	$(PRODUCT)/bin/pip install $(PIP_QUIET) --force-reinstall --no-deps build/wheel/ocirt-*.whl
+
+# The linters run as tests too (tests/unit/test_house.py).
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	clang-format --dry-run -Werror csrc/*/*.[ch] tests/*/*.c
+
+test: dev product
+	tests/install-deps test
+	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Adds what is long, and writes docs/last-full-run.json.
+test-all: dev product
+	tests/install-deps test
+	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt $(BIN)/python tests/full_run.py $(PYTEST_ARGS)
+
+demo: dev product
+	tests/install-deps demo
+	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt tests/demo.sh
+
+bench: dev product
+	tests/install-deps test
+	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt $(BIN)/python bench/bench.py $(BENCH_ARGS)
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

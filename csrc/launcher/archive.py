@@ -1,6 +1,7 @@
 """Makes the archive that the launcher carries: all of ocirt's modules as code objects.
 
-Usage: archive.py OUTPUT NAME=FILE ... or PACKAGE_DIRECTORY, with the Python that will run it.
+Usage: archive.py OUTPUT HEADER PACKAGE_DIRECTORY MODULE_OF_THE_BUILD ..., with the Python that
+will run it. HEADER tells archive.c where OUTPUT is.
 What only readers and type checkers need is left out: unmarshalling costs about 0.6 ms per
 thousand lines. Layout: see install_importer in embed.c.
 """
@@ -78,7 +79,7 @@ def modules(package: Path, extra: list[Path]) -> list[tuple[str, Path]]:
 
 
 def main() -> None:
-    output, package, extra = Path(sys.argv[1]), Path(sys.argv[2]), [Path(word) for word in sys.argv[3:]]
+    output, header, package, *extra = map(Path, sys.argv[1:])
     index: dict[str, tuple[int, int, bool]] = {}
     parts = []
     offset = 0
@@ -93,6 +94,7 @@ def main() -> None:
     table = marshal.dumps(index)
     head = struct.pack("<II", len(importer), len(table))
     output.write_bytes(b"".join([head, importer, table, *parts]))
+    header.write_text(f'#define ARCHIVE "{output.resolve()}"\n')
 
 
 if __name__ == "__main__":
