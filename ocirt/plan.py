@@ -55,6 +55,7 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("close", "d", "fd"),
     ("close_range", "iii", "first last flags"),
     ("fchown", "dii", "fd uid gid"),
+    ("prlimit64", "iipi", "pid resource limits old"),
     ("fork", "", ""),
     ("sync", "i", "what"),
     ("write_fd", "db", "fd data"),

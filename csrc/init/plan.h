@@ -73,7 +73,7 @@ struct plan_op {
 	CALL(umount2, "si")                                                                        \
 	CALL(close, "d")                                                                           \
 	CALL(close_range, "iii")                                                                   \
-	CALL(fchown, "dii")                     \
+	CALL(fchown, "dii")                                                                        \
 	CALL(prlimit64, "iipi")
 
 /* OP(name, signature): what takes more than one call, or keeps an fd in a register.
