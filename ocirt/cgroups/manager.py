@@ -102,8 +102,7 @@ class Manager:
         for name, text in zip(names.split("|"), texts, strict=False):
             path = f"{directory}/{name}"
             try:
-                for line in text.split("\n"):
-                    write_file(path, line)
+                write_file(path, text)
                 return
             except FileNotFoundError:
                 continue
@@ -210,10 +209,11 @@ class NoCgroup(Manager):
 
 
 def write_file(path: str, text: str) -> None:
-    """One write(2). OSError as the kernel gives it."""
+    """One write(2) for each line: the kernel looks at no more. OSError as the kernel gives it."""
     fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
     try:
-        posix.write(fd, text.encode())
+        for line in text.encode().splitlines(keepends=True):
+            posix.write(fd, line)
     finally:
         posix.close(fd)
 
@@ -275,11 +275,21 @@ def make_group(directory: str, top: str, undo: Undo) -> list[str]:
 
 
 def remove_if_empty(directory: str) -> None:
-    try:
-        posix.rmdir(directory)
-    except OSError as error:
-        if error.errno not in (ENOENT, EBUSY, ENOTEMPTY):
-            raise
+    """Take back a group that was made; one that others use by now stays.
+
+    The processes in it were killed just before, so they get a moment to be gone.
+    """
+    for pause in (0.001, 0.004, 0.016, 0.064):
+        try:
+            posix.rmdir(directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (EBUSY, ENOTEMPTY):
+                raise
+            time.sleep(pause)
+        else:
+            return
 
 
 def remove_group(directory: str) -> bool:
