@@ -69,7 +69,7 @@ static long check_kind(long fd, u32 kind)
 	return error;
 }
 
-/* Make name in directory; the new thing as an O_PATH fd. -EEXIST: somebody was faster. */
+/* Make name in directory; the new thing as an O_PATH fd. -EAGAIN: somebody was faster. */
 static long make_name(i32 directory, const char *name, u32 kind, u32 mode)
 {
 	u32 flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
@@ -78,24 +78,26 @@ static long make_name(i32 directory, const char *name, u32 kind, u32 mode)
 		made = SYS(openat, directory, name,
 			   O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, mode);
 		if (made < 0)
-			return fail("openat", made);
+			return made == -EEXIST ? -EAGAIN : fail("openat", made);
 		SYS(close, made);
 	} else {
 		made = SYS(mkdirat, directory, name, mode);
 		if (made < 0)
-			return fail("mkdirat", made);
+			return made == -EEXIST ? -EAGAIN : fail("mkdirat", made);
 		flags |= O_DIRECTORY;
 	}
 	made = SYS(openat, directory, name, flags);
 	return made < 0 ? fail("openat", made) : made;
 }
 
-/* Put the target of the symlink in directory/name into path instead of the name: path is
- * before + name + after, and becomes before + target + after, or target + after. */
+/* Put the target of a symlink into path in place of its name: before + name + after becomes
+ * before + target + after, or target + after. -EAGAIN: walk the path that has come of it. */
 static long expand_link(i32 link, char *path, char *name, char *after)
 {
 	static char target[PATH_MAX];
 	long length = SYS(readlinkat, link, "", target, sizeof(target));
+	if (length == -ENOENT || length == -EINVAL) /* no symlink: it has been made just now */
+		return -EAGAIN;
 	if (length < 0)
 		return fail("readlinkat", length);
 	char *start = length && target[0] == '/' ? path : name;
@@ -104,7 +106,7 @@ static long expand_link(i32 link, char *path, char *name, char *after)
 		return fail("readlinkat", -ENAMETOOLONG);
 	memmove(start + length, after, rest);
 	memcpy(start, target, length);
-	return 0;
+	return -EAGAIN;
 }
 
 /* One walk along scratch. -EAGAIN: the path was changed or somebody interfered: walk again. */
@@ -126,25 +128,19 @@ static long walk(i32 root, u32 kind, u32 mode, u64 resolve)
 		*end = 0;
 		/* From the root each time, so that ".." and links mean what they mean to others. */
 		long next = open_below(root, scratch, O_PATH, resolve);
-		if (next == -ENOENT) {
-			long found = SYS(openat, directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-			if (found == -ENOENT)
-				next = make_name(directory, name, last ? kind : TARGET_DIRECTORY,
-						 last ? mode : 0755);
-			if (next == -EEXIST)
-				next = -EAGAIN;
-			*end = after;
-			if (found >= 0) { /* it is a symlink to something that does not exist */
-				next = expand_link(found, scratch, name, end);
-				/* -ENOENT, -EINVAL: no symlink; it has been made just now. */
-				if (!next || next == -ENOENT || next == -EINVAL)
-					next = -EAGAIN;
-				SYS(close, found);
-			} else if (found != -ENOENT) {
-				next = found;
-			}
-		}
+		long found = -ENOENT;
+		if (next == -ENOENT)
+			found = SYS(openat, directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		if (next == -ENOENT && found == -ENOENT)
+			next = make_name(directory, name, last ? kind : TARGET_DIRECTORY,
+					 last ? mode : 0755);
 		*end = after;
+		if (found >= 0) { /* a symlink to something that does not exist */
+			next = expand_link(found, scratch, name, end);
+			SYS(close, found);
+		} else if (found != -ENOENT) {
+			next = found;
+		}
 		SYS(close, directory);
 		directory = next;
 	}

@@ -6,11 +6,14 @@ import array
 import errno
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
+import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -259,3 +262,15 @@ def write_maps(pid: int, uid: int | None) -> None:
     Path(f"/proc/{pid}/setgroups").write_text("deny")
     Path(f"/proc/{pid}/uid_map").write_text(f"0 {outside} 1")
     Path(f"/proc/{pid}/gid_map").write_text(f"0 {group} 1")
+
+
+@contextmanager
+def user_directory() -> Iterator[Path]:
+    """A directory of the ordinary user, in reach of it; removed at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="ocirt-test-init-"))
+    try:
+        if os.geteuid() == 0:
+            os.chown(directory, ORDINARY_USER, ORDINARY_USER)
+        yield directory
+    finally:
+        shutil.rmtree(directory)
