@@ -1,7 +1,7 @@
 /* binascii takes crc32 from libz, which is not linked for the sake of this one function. */
 
-__attribute__((visibility("hidden"))) unsigned long crc32(unsigned long crc, const unsigned char *data,
-							   unsigned size)
+__attribute__((visibility("hidden"))) unsigned long crc32(unsigned long crc,
+							  const unsigned char *data, unsigned size)
 {
 	crc = ~crc & 0xffffffffUL;
 	while (size--) {

@@ -135,8 +135,10 @@ static int install_importer(const struct place *place, int core_only)
 	    set_new(names, "index",
 		    PyMarshal_ReadObjectFromString(code_start + sizes[0], sizes[1])) < 0 ||
 	    set_new(names, "modules",
-		    PyMemoryView_FromMemory((char *)modules, archive_end - modules, PyBUF_READ)) < 0 ||
-	    set_text(names, "site", place->site) < 0 || set_text(names, "prefix", place->prefix) < 0 ||
+		    PyMemoryView_FromMemory((char *)modules, archive_end - modules, PyBUF_READ)) <
+		    0 ||
+	    set_text(names, "site", place->site) < 0 ||
+	    set_text(names, "prefix", place->prefix) < 0 ||
 	    set_text(names, "dynload", STDLIB "/lib-dynload") < 0 ||
 	    set_text(names, "suffix", EXTENSION_SUFFIX) < 0 ||
 	    set_text(names, "system_sites", SYSTEM_SITES) < 0)
@@ -153,8 +155,8 @@ static PyObject *argument_list(int argc, char **argv)
 {
 	PyObject *list = PyList_New(argc);
 	for (int i = 0; list && i < argc; i++) {
-		PyObject *word =
-		    PyUnicode_DecodeUTF8(argv[i], (Py_ssize_t)strlen(argv[i]), "surrogateescape");
+		PyObject *word = PyUnicode_DecodeUTF8(argv[i], (Py_ssize_t)strlen(argv[i]),
+						      "surrogateescape");
 		if (!word)
 			return NULL;
 		PyList_SET_ITEM(list, i, word);

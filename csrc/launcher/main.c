@@ -19,7 +19,8 @@ static const char *const site_directories[] = {
 void die(const char *what, const char *detail)
 {
 	char line[PATH_MAX + 256];
-	int length = snprintf(line, sizeof(line), "ocirt: %s%s%s\n", what, *detail ? ": " : "", detail);
+	int length =
+		snprintf(line, sizeof(line), "ocirt: %s%s%s\n", what, *detail ? ": " : "", detail);
 	if (length > (int)sizeof(line) - 1)
 		length = sizeof(line) - 1;
 	ssize_t ignored = write(2, line, (size_t)length);
@@ -42,7 +43,8 @@ static void fill_standard_fds(void)
 static void find_place(struct place *place)
 {
 	char probe[PATH_MAX + 64];
-	ssize_t length = readlink("/proc/self/exe", place->executable, sizeof(place->executable) - 1);
+	ssize_t length =
+		readlink("/proc/self/exe", place->executable, sizeof(place->executable) - 1);
 	if (length < 0)
 		die("readlink /proc/self/exe", strerror(errno));
 	place->executable[length] = 0;
