@@ -31,6 +31,16 @@ UNLIMITED = 2**64 - 1
 PERSONAS = {"LINUX": "00000000", "LINUX32": "00000008"}
 SCHEDULERS = {0: "SCHED_OTHER", 1: "SCHED_FIFO", 2: "SCHED_RR", 3: "SCHED_BATCH", 5: "SCHED_IDLE"}
 IO_CLASSES = {1: "IOPRIO_CLASS_RT", 2: "IOPRIO_CLASS_BE", 3: "IOPRIO_CLASS_IDLE"}
+MEMORY_POLICIES = {
+    "MPOL_DEFAULT": "default",
+    "MPOL_PREFERRED": "prefer",
+    "MPOL_BIND": "bind",
+    "MPOL_INTERLEAVE": "interleave",
+    "MPOL_LOCAL": "local",
+    "MPOL_PREFERRED_MANY": "prefer (many)",
+    "MPOL_WEIGHTED_INTERLEAVE": "weighted interleave",
+}
+MEMORY_FLAGS = {"MPOL_F_STATIC_NODES": "static", "MPOL_F_RELATIVE_NODES": "relative"}
 SYS_IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
 
 
@@ -155,6 +165,31 @@ def observe_io_priority(target: Target, spec: dict[str, Any]) -> list[Finding]:
     value = ctypes.CDLL(None, use_errno=True).syscall(number, 1, target.pid)
     now = f"{IO_CLASSES.get(value >> 13, 'none')} {value & 7}" if value >= 0 else "unknown"
     return [("process.ioPriority", f"{asked['class']} {asked.get('priority') or 0}", now)]
+
+
+def observe_memory_policy(target: Target, spec: dict[str, Any]) -> list[Finding]:
+    """The policy that the mappings of the process fall back to, as numa_maps words it."""
+    asked = spec["linux"]["memoryPolicy"]
+    words = [MEMORY_POLICIES[asked["mode"]]]
+    words += [MEMORY_FLAGS[name] for name in asked.get("flags") or () if name in MEMORY_FLAGS]
+    text = "=".join(words)
+    if asked.get("nodes"):
+        text += f":{asked['nodes']}"
+    try:
+        lines = target.read("numa_maps").splitlines()
+    except OSError:  # a kernel without NUMA
+        lines = []
+    stack = next((line for line in lines if " stack" in line), "? unknown")
+    return [("linux.memoryPolicy", text, " ".join(stack.split(" ")[1 : 3 if "(many)" in stack else 2]))]
+
+
+def observe_args(target: Target, spec: dict[str, Any]) -> list[Finding]:
+    """Of the program that was started; it may have executed another since."""
+    asked = spec["process"]["args"]
+    words = target.read("cmdline").split("\0")[:-1]
+    if words != asked and words[-len(asked) :] == asked:
+        words = asked  # a script: its interpreter stands first
+    return [("process.args", " ".join(asked), " ".join(words))]
 
 
 def observe_terminal(target: Target, spec: dict[str, Any]) -> list[Finding]:
