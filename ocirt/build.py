@@ -24,7 +24,8 @@ def build_create(
 ) -> tuple[Context, bytes]:
     """Context with the compiled plan, and the bytes of config.json. Raises SpecError, Unsupported.
 
-    start: the program runs at once, so that the plan has no wait for a start command. Nothing is changed and no privilege is needed.
+    start: the program runs at once, so that the plan has no wait for a start command. Nothing is
+    changed and no privilege is needed.
     """
     from ocirt.host import Host
 
@@ -62,6 +63,7 @@ def build_exec(container: Container, process: dict[str, Any], options: ExecOptio
     )
     if ctx.terminal or options.console_socket:
         ctx.console_socket = plan.handle("console socket", "process.terminal", _not_given)
+    ctx.no_new_keyring = bool(container.saved.get("noNewKeyring"))
     plan.keep_fds = preserved_fds(options.preserve_fds)
     manager = container.manager()
     if manager is not None:
@@ -77,13 +79,13 @@ def build_exec(container: Container, process: dict[str, Any], options: ExecOptio
 
 
 def rebuild_context(container: Container) -> Context:
-    """What start needs to word a failure; no plan is compiled."""
+    """What start needs to word a failure, from the document of create; nothing is compiled."""
     from ocirt.host import Host
     from ocirt.options import CreateOptions
 
     options = CreateOptions()
     ctx = Context(
-        {"process": {"args": container.saved.get("args") or [""]}},
+        container.spec,
         Plan(),
         bundle=container.bundle,
         container_id=container.id,

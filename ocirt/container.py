@@ -11,7 +11,7 @@ from errno import ECONNREFUSED, ENOENT, ESRCH
 from ocirt import kernel, state
 from ocirt.errors import NotFound, OcirtError, SpecError, WrongState
 from ocirt.launch import Launch
-from ocirt.plan import Op
+from ocirt.plan import Op, Plan
 from ocirt.state import StateDir
 
 TYPE_CHECKING = False
@@ -62,9 +62,7 @@ class Container:
         state.check_id(container_id)
         trace = _open_trace(options)
         try:
-            return cls._create(
-                bundle, container_id, root, options, console_fd, start, on_created, trace
-            )
+            return cls._create(bundle, container_id, root, options, console_fd, start, on_created, trace)
         finally:
             if trace:
                 trace.write()
@@ -107,9 +105,7 @@ class Container:
                 container.pidfd = launch.pidfd
                 container._became_created(launch)
                 directory.save(container.saved)
-                if options.pid_file:
-                    write_pid_file(options.pid_file, launch.pid)
-                    launch.undo(lambda: _unlink(options.pid_file))
+                _leave_pid_file(options.pid_file, launch)
                 if on_created is not None:
                     on_created(container)
 
@@ -256,14 +252,11 @@ class Container:
 
     def _connect(self, directory: StateDir) -> Launch:
         """The start socket, by an fd: a path may be longer than sun_path's 108 bytes."""
-        from ocirt.build import rebuild_context
-
-        ctx = rebuild_context(self)
+        plan = Plan()
         steps = self.saved["steps"]
-        blank = Op("LAST", "wait_start", "", (), "", 0, 0)
-        ctx.plan.ops = [blank] * steps["base"]
-        ctx.plan.ops += [Op("LAST", kind, field, (), detail, 0, 0) for kind, field, detail in steps["ops"]]
-        launch = Launch(ctx.plan, ctx)
+        plan.ops = [Op("LAST", "wait_start", "", (), "", 0, 0)] * steps["base"]
+        plan.ops += [Op("LAST", kind, field, (), detail, 0, 0) for kind, field, detail in steps["ops"]]
+        launch = Launch(plan, self._context)
         control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         try:
             control.connect(f"/proc/self/fd/{directory.fd}/start")
@@ -275,6 +268,11 @@ class Container:
             raise
         launch.control = control
         return launch
+
+    def _context(self) -> Context:
+        from ocirt.build import rebuild_context
+
+        return rebuild_context(self)
 
     def _poststart(self, directory: StateDir) -> None:
         """A poststart hook that fails ends the container (runtime.md, Lifecycle, step 9)."""
@@ -413,9 +411,7 @@ class Container:
 
         def ready() -> None:
             started.pid, started.pidfd = launch.pid, launch.pidfd
-            if options.pid_file:
-                write_pid_file(options.pid_file, launch.pid)
-                launch.undo(lambda: _unlink(options.pid_file))
+            _leave_pid_file(options.pid_file, launch)
             if on_ready is not None:
                 on_ready(started)
 
@@ -478,6 +474,7 @@ def _first_state(ctx: Context) -> dict[str, Any]:
         "annotations": ctx.spec.get("annotations") or {},
         "owner": _owner(ctx.host.euid),
         "pidNamespace": "pid" in ctx.new_ns,
+        "noNewKeyring": ctx.no_new_keyring,
         "cgroup": ctx.cgroup.save() if ctx.cgroup is not None else None,
         "hooks": {kind: hooks[kind] for kind in ("poststart", "poststop") if hooks.get(kind)},
     }
@@ -536,6 +533,12 @@ def _connect_to(path: str) -> int:
         connection.close()
         raise
     return connection.detach()
+
+
+def _leave_pid_file(path: str | None, launch: Launch) -> None:
+    if path:
+        write_pid_file(path, launch.pid)
+        launch.undo(lambda: _unlink(path))
 
 
 def write_pid_file(path: str, pid: int) -> None:

@@ -49,6 +49,7 @@ class Context:
         self.options = options
         self.host = host
         self.is_exec = is_exec
+        self.no_new_keyring = bool(getattr(options, "no_new_keyring", False))
         self.warnings: list[str] = []
         self.cgroup: Any = None  # the Manager, once cgroups.apply has chosen it
         self.proc = plan.handle("/proc", "", open_proc)

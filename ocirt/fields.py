@@ -7,7 +7,7 @@ property has neither a row nor an entry in IGNORED.
 
 from __future__ import annotations
 
-from ocirt.plan import CHILD, ENTER
+from ocirt.plan import CHILD, ENTER, LAST, PROCESS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,134 +21,58 @@ PRESENT, ALWAYS = False, True
 CREATE, BOTH = "create", "create exec"
 
 # field, applier, observer, phase, called without the field?, for which, section of runtime-spec
+# fmt: off
 ROWS: tuple[tuple[str, str, str, str, bool, str, str], ...] = (
     # ENTER: the init is still in the runtime's namespaces
-    (
-        "process.oomScoreAdj",
-        "process:apply_oom_score_adj",
-        "process:observe_oom_score_adj",
-        ENTER,
-        PRESENT,
-        CREATE,
-        "config.md, Linux Process",
-    ),
-    (
-        "linux.resources",
-        "cgroups.apply:apply",
-        "cgroups:observe",
-        ENTER,
-        ALWAYS,
-        CREATE,
-        "config-linux.md, Control groups",
-    ),
-    (
-        "linux.namespaces",
-        "namespaces:apply_namespaces",
-        "namespaces:observe",
-        ENTER,
-        ALWAYS,
-        CREATE,
-        "config-linux.md, Namespaces",
-    ),
+    ("process.oomScoreAdj", "process:apply_oom_score_adj", "process:observe_oom_score_adj", ENTER, PRESENT, CREATE, "config.md, Linux Process"),
+    ("linux.resources", "cgroups.apply:apply", "cgroups:observe", ENTER, ALWAYS, CREATE, "config-linux.md, Control groups"),
+    ("linux.namespaces", "namespaces:apply_namespaces", "namespaces:observe", ENTER, ALWAYS, CREATE, "config-linux.md, Namespaces"),
     # CHILD: inside the namespaces, the root still the host's
     ("process", "namespaces:apply_session", "", CHILD, ALWAYS, BOTH, "runtime.md, Create"),
     ("root", "rootfs:apply_root", "rootfs:observe_root", CHILD, ALWAYS, CREATE, "config.md, Root"),
-    (
-        "linux.maskedPaths",
-        "rootfs:prepare_masks",
-        "",
-        CHILD,
-        PRESENT,
-        CREATE,
-        "config-linux.md, Masked Paths",
-    ),
+    ("linux.maskedPaths", "rootfs:prepare_masks", "", CHILD, PRESENT, CREATE, "config-linux.md, Masked Paths"),
     ("mounts", "mounts:apply_mounts", "mounts:observe", CHILD, PRESENT, CREATE, "config.md, Mounts"),
-    (
-        "linux.devices",
-        "devices:apply_devices",
-        "devices:observe",
-        CHILD,
-        ALWAYS,
-        CREATE,
-        "config-linux.md, Devices",
-    ),
+    ("linux.devices", "devices:apply_devices", "devices:observe", CHILD, ALWAYS, CREATE, "config-linux.md, Devices"),
     ("hooks", "hooks:apply_runtime_hooks", "", CHILD, PRESENT, CREATE, "config.md, POSIX-platform Hooks"),
     ("hooks", "rootfs:apply_hooks_sync", "", CHILD, ALWAYS, CREATE, "config.md, POSIX-platform Hooks"),
-    (
-        "hooks.createContainer",
-        "hooks:apply_create_container_hooks",
-        "",
-        CHILD,
-        PRESENT,
-        CREATE,
-        "config.md, CreateContainer Hooks",
-    ),
+    ("hooks.createContainer", "hooks:apply_create_container_hooks", "", CHILD, PRESENT, CREATE, "config.md, CreateContainer Hooks"),
     ("root", "rootfs:apply_pivot", "", CHILD, ALWAYS, CREATE, "config.md, Root"),
-    (
-        "process.terminal",
-        "devices:apply_console",
-        "process:observe_terminal",
-        CHILD,
-        ALWAYS,
-        BOTH,
-        "config.md, Process",
-    ),
-    (
-        "hostname",
-        "namespaces:apply_hostname",
-        "namespaces:observe_hostname",
-        CHILD,
-        PRESENT,
-        CREATE,
-        "config.md, Hostname",
-    ),
-    (
-        "domainname",
-        "namespaces:apply_domainname",
-        "namespaces:observe_domainname",
-        CHILD,
-        PRESENT,
-        CREATE,
-        "config.md, Domainname",
-    ),
-    (
-        "linux.sysctl",
-        "namespaces:apply_sysctl",
-        "sysctl:observe",
-        CHILD,
-        PRESENT,
-        CREATE,
-        "config-linux.md, Sysctl",
-    ),
+    # ... and now its own
+    ("process.terminal", "devices:apply_console", "process:observe_terminal", CHILD, ALWAYS, BOTH, "config.md, Process"),
+    ("hostname", "namespaces:apply_hostname", "namespaces:observe_hostname", CHILD, PRESENT, CREATE, "config.md, Hostname"),
+    ("domainname", "namespaces:apply_domainname", "namespaces:observe_domainname", CHILD, PRESENT, CREATE, "config.md, Domainname"),
+    ("linux.sysctl", "namespaces:apply_sysctl", "sysctl:observe", CHILD, PRESENT, CREATE, "config-linux.md, Sysctl"),
     ("mounts", "mounts:finish_mounts", "", CHILD, PRESENT, CREATE, "config.md, Mounts"),
-    (
-        "linux.readonlyPaths",
-        "rootfs:apply_readonly_paths",
-        "rootfs:observe_readonly_paths",
-        CHILD,
-        PRESENT,
-        CREATE,
-        "config-linux.md, Readonly Paths",
-    ),
-    (
-        "linux.maskedPaths",
-        "rootfs:apply_masked_paths",
-        "rootfs:observe_masked_paths",
-        CHILD,
-        PRESENT,
-        CREATE,
-        "config-linux.md, Masked Paths",
-    ),
-    (
-        "root.readonly",
-        "rootfs:apply_readonly_root",
-        "rootfs:observe_readonly",
-        CHILD,
-        PRESENT,
-        CREATE,
-        "config.md, Root",
-    ),
+    ("linux.readonlyPaths", "rootfs:apply_readonly_paths", "rootfs:observe_readonly_paths", CHILD, PRESENT, CREATE, "config-linux.md, Readonly Paths"),
+    ("linux.maskedPaths", "rootfs:apply_masked_paths", "rootfs:observe_masked_paths", CHILD, PRESENT, CREATE, "config-linux.md, Masked Paths"),
+    ("process.cwd", "process:apply_cwd_directory", "process:observe_cwd", CHILD, PRESENT, CREATE, "config.md, Process"),
+    ("root.readonly", "rootfs:apply_readonly_root", "rootfs:observe_readonly", CHILD, PRESENT, CREATE, "config.md, Root"),
+    # PROCESS: what one process is, for create and exec alike
+    ("process.user", "process:apply_stdio_owner", "", PROCESS, ALWAYS, BOTH, "config.md, User"),
+    ("linux.personality", "process:apply_personality", "process:observe_personality", PROCESS, PRESENT, BOTH, "config-linux.md, Personality"),
+    ("process.scheduler", "process:apply_scheduler", "process:observe_scheduler", PROCESS, PRESENT, BOTH, "config.md, Linux Process"),
+    ("process.ioPriority", "process:apply_io_priority", "process:observe_io_priority", PROCESS, PRESENT, BOTH, "config.md, Linux Process"),
+    ("linux.memoryPolicy", "process:apply_memory_policy", "process:observe_memory_policy", PROCESS, PRESENT, BOTH, "config-linux.md, Memory policy"),
+    ("process.apparmorProfile", "lsm:apply_apparmor", "process:observe_apparmor", PROCESS, PRESENT, BOTH, "config.md, Linux Process"),
+    ("process.selinuxLabel", "lsm:apply_selinux", "process:observe_selinux", PROCESS, PRESENT, BOTH, "config.md, Linux Process"),
+    ("process.noNewPrivileges", "process:apply_no_new_privileges", "process:observe_no_new_privileges", PROCESS, PRESENT, BOTH, "config.md, Linux Process"),
+    ("process.env", "process:apply_environment", "", PROCESS, ALWAYS, BOTH, "config.md, Process"),
+    ("process.capabilities", "capabilities:apply_bounding", "capabilities:observe", PROCESS, ALWAYS, BOTH, "config.md, Linux Process"),
+    ("process.user", "process:apply_user", "process:observe_user", PROCESS, ALWAYS, BOTH, "config.md, User"),
+    ("process.cwd", "process:apply_cwd", "", PROCESS, PRESENT, BOTH, "config.md, Process"),
+    ("process.capabilities", "capabilities:apply_sets", "", PROCESS, ALWAYS, BOTH, "config.md, Linux Process"),
+    ("process.args", "process:apply_executable", "process:observe_args", PROCESS, PRESENT, BOTH, "config.md, Process"),
+    ("process.rlimits", "process:apply_rlimits", "process:observe_rlimits", PROCESS, PRESENT, BOTH, "config.md, POSIX process"),
+    ("process", "process:apply_ready", "", PROCESS, ALWAYS, BOTH, "runtime.md, Create"),
+    # LAST: start
+    ("process", "hooks:apply_wait_start", "", LAST, ALWAYS, CREATE, "runtime.md, Start"),
+    ("hooks.startContainer", "hooks:apply_start_container_hooks", "", LAST, PRESENT, CREATE, "config.md, StartContainer Hooks"),
+    ("process", "process:apply_close_fds", "", LAST, ALWAYS, BOTH, "config.md, Process"),
+    ("process", "process:apply_exec_record", "", LAST, ALWAYS, BOTH, "runtime.md, Start"),
+    ("linux.seccomp", "seccomp:apply", "seccomp:observe", LAST, PRESENT, BOTH, "config-linux.md, Seccomp"),
+    ("process.args", "process:apply_exec", "", LAST, PRESENT, BOTH, "config.md, Process"),
 )
+# fmt: on
 
 
 def compile_fields(ctx: Context, which: str) -> None:

@@ -34,6 +34,12 @@ def apply_create_container_hooks(ctx: Context, entries: list[dict[str, Any]]) ->
     _inside(ctx, "createContainer", entries, "creating")
 
 
+def apply_wait_start(ctx: Context, _process: Any) -> None:
+    """A created container waits in accept(2); run goes straight on."""
+    if ctx.start_socket is not None:
+        ctx.plan.add("wait_start", "process", ctx.start_socket)
+
+
 def apply_start_container_hooks(ctx: Context, entries: list[dict[str, Any]]) -> None:
     _inside(ctx, "startContainer", entries, "created")
 

@@ -47,9 +47,11 @@ NO_STEP = 0xFFFFFFFF
 class Launch:
     """One run of ocirt-init. pid and pidfd are those of the process that will be the container's."""
 
-    def __init__(self, plan: Plan, ctx: Context, *, trace: Any = None, exit_signal: int = 0) -> None:
+    def __init__(
+        self, plan: Plan, context: Context | Callable[[], Context], *, trace: Any = None, exit_signal: int = 0
+    ) -> None:
         self.plan = plan
-        self.ctx = ctx
+        self._context = context  # or what makes it: start needs one only to word a failure
         self.trace = trace
         self.exit_signal = exit_signal
         self.pid = -1
@@ -58,6 +60,12 @@ class Launch:
         self.warnings: list[str] = []
         self._stage_one = -1  # pidfd of the first stage, to be reaped
         self._undo: list[Callable[[], None]] = []
+
+    @property
+    def ctx(self) -> Context:
+        if callable(self._context):
+            self._context = self._context()
+        return self._context
 
     def undo(self, call: Callable[[], None]) -> None:
         """Do call if the container cannot be made after all."""

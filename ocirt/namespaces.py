@@ -159,7 +159,7 @@ def join_container(ctx: Context, pidfd: Handle, container_root: Callable[[], int
 def apply_session(ctx: Context, _value: Any) -> None:
     """A session of its own, a keyring of its own, and the loopback device."""
     plan = ctx.plan
-    if not ctx.options.no_new_keyring:
+    if not ctx.no_new_keyring:
         name = kernel.fsencode(f"_ses.{ctx.id}")
         join = kernel.KEYCTL_JOIN_SESSION_KEYRING
         # ENOSYS: a kernel without keyrings has none to share.

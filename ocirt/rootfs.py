@@ -92,7 +92,7 @@ def apply_pivot(ctx: Context, _value: Any) -> None:
         plan.add("chroot", "root.path", b".")
         plan.add("chdir", "root.path", b"/")
         return
-    plan.add("move_root" if ctx.options.no_pivot else "pivot_root", "root.path", ctx.root)
+    plan.add("move_root" if getattr(ctx.options, "no_pivot", False) else "pivot_root", "root.path", ctx.root)
     plan.add("openat", "root.path", ctx.root, AT_FDCWD, b"/", posix.O_PATH | posix.O_DIRECTORY)
     propagation = ctx.linux.get("rootfsPropagation")
     if propagation:
