@@ -9,6 +9,7 @@ import select
 import shutil
 import signal
 import socket
+import stat
 import struct
 import tempfile
 import time
@@ -231,6 +232,14 @@ class Sandbox:
         return self.add("execve", argv, variables)
 
     def run(self, on_sync: Callable[[int, int], None] | None = None, **options: Any) -> Result:
+        if self.uid is not None:
+            for path in (self.directory, *self.directory.rglob("*")):
+                status = path.lstat()
+                os.chown(path, self.uid, self.uid, follow_symlinks=False)
+                if not stat.S_ISLNK(status.st_mode):  # the change of owner may have taken bits away
+                    path.chmod(stat.S_IMODE(status.st_mode))
+
+
         def serve(which: int, pid: int) -> None:
             if which == SYNC_MAPS:
                 write_maps(pid, self.uid)
