@@ -62,7 +62,8 @@ class Context:
         process = spec.get("process") or {}
         self.terminal = bool(process.get("terminal"))
         self.argv = [kernel.fsencode(word) for word in process.get("args") or ()]
-        self.env = [kernel.fsencode(word) for word in process.get("env") or ()]
+        added = getattr(options, "environment", ())
+        self.env = [kernel.fsencode(word) for word in (*(process.get("env") or ()), *added)]
         self.new_ns: set[str] = set()
         self.join_ns: dict[str, str] = {}
         for entry in (spec.get("linux") or {}).get("namespaces") or ():

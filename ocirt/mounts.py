@@ -49,6 +49,11 @@ def apply_mounts(ctx: Context, mounts: list[dict[str, Any]]) -> None:
             )
         else:
             _new(ctx, field, kind, mount.get("source") or kind, destination, options)
+    notify = getattr(ctx.options, "notify_directory", None)
+    if notify:
+        mount = {"source": notify, "destination": "/run/notify"}
+        options = parse(("bind", "nosuid", "nodev", "noexec"), "NOTIFY_SOCKET")
+        _bind(ctx, "NOTIFY_SOCKET", mount, b"/run/notify", options)
 
 
 def attach(
