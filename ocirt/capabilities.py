@@ -8,7 +8,7 @@ process.capabilities the process gets none.
 from __future__ import annotations
 
 from ocirt import kernel
-from ocirt.errors import SpecError
+from ocirt.errors import SpecError, StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,21 +47,29 @@ def power_over_files(ctx: Context) -> None:
 
 
 def apply_sets(ctx: Context, capabilities: dict[str, Any] | None) -> None:
-    """Permitted, effective, inheritable, ambient; CAP_SYS_ADMIN stays while seccomp needs it."""
+    """Permitted, effective, inheritable, ambient; CAP_SYS_ADMIN stays while seccomp needs it.
+
+    The kernel has no ambient capability that is not inheritable; asking for one (the config.json
+    of older `runc spec` does) has no effect, as with runc.
+    """
     masks = wanted(ctx.spec.get("process") or {})
     permitted = masks["permitted"]
     _check(masks)
     ambient = masks["ambient"] & permitted & masks["inheritable"]
-    lost = masks["ambient"] & ~ambient
-    if lost:
-        ctx.warnings.append(f"ignoring ambient capabilities that are not inheritable: [{names_of(lost)}]")
     extra = needed(ctx)
+    lacking = (permitted | extra) & ~held(ctx)
+    if lacking:
+        ctx.plan.at("OPEN", FIELD, "capset", lambda _launch: _refuse(lacking))
     effective = masks["effective"] | extra
     detail = " ".join((capabilities or {}).get("permitted") or ()) or "none"
     ctx.plan.add("capset", FIELD, effective, permitted | extra, masks["inheritable"], detail=detail)
     if ambient:  # the change of ids has cleared it; capset has for root
         detail = " ".join((capabilities or {}).get("ambient") or ())
         ctx.plan.add("ambient", f"{FIELD}.ambient", ambient, detail=detail)
+
+
+def _refuse(lacking: int) -> None:
+    raise StepError(kernel.EPERM, "capset", FIELD, f"the runtime itself lacks {names_of(lacking)}")
 
 
 def _check(masks: dict[str, int]) -> None:
