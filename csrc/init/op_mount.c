@@ -260,6 +260,8 @@ static long hide_one(const char *root, u32 *stubborn)
 		}
 		held -= line - data;
 		memmove(data, line, held);
+		if (held == sizeof(data) - 1)
+			result = fail("read", -ENAMETOOLONG);
 	}
 	SYS(close, file);
 	return result;

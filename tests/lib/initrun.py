@@ -231,14 +231,21 @@ class Sandbox:
         self.add("exec_follows")
         return self.add("execve", argv, variables)
 
-    def run(self, on_sync: Callable[[int, int], None] | None = None, **options: Any) -> Result:
-        if self.uid is not None:
-            for path in (self.directory, *self.directory.rglob("*")):
-                status = path.lstat()
-                os.chown(path, self.uid, self.uid, follow_symlinks=False)
-                if not stat.S_ISLNK(status.st_mode):  # the change of owner may have taken bits away
-                    path.chmod(stat.S_IMODE(status.st_mode))
+    def give(self) -> None:
+        """Make all of the directory the user's."""
+        if self.uid is None:
+            return
+        for path in (self.directory, *self.directory.rglob("*")):
+            status = path.lstat()
+            os.chown(path, self.uid, self.uid, follow_symlinks=False)
+            if not stat.S_ISLNK(status.st_mode):  # the change of owner may have taken bits away
+                path.chmod(stat.S_IMODE(status.st_mode))
 
+    def run(
+        self, on_sync: Callable[[int, int], None] | None = None, *, give: bool = True, **options: Any
+    ) -> Result:
+        if give:
+            self.give()
 
         def serve(which: int, pid: int) -> None:
             if which == SYNC_MAPS:
