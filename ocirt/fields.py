@@ -7,6 +7,7 @@ property has neither a row nor an entry in IGNORED.
 
 from __future__ import annotations
 
+from ocirt.errors import Unsupported
 from ocirt.plan import CHILD, ENTER, LAST, PROCESS
 
 TYPE_CHECKING = False
@@ -75,10 +76,47 @@ ROWS: tuple[tuple[str, str, str, str, bool, str, str], ...] = (
 # fmt: on
 
 
+# Fields that are applied along with another row's field, or by the lifecycle.
+ALONG_WITH = {
+    "ociVersion": "spec.check",
+    "annotations": "container: the state document, hooks and the systemd manager get them",
+    "process.consoleSize": "process.terminal",
+    "process.execCPUAffinity": "build: only exec has it",
+    "linux.cgroupsPath": "linux.resources",
+    "linux.uidMappings": "linux.namespaces",
+    "linux.gidMappings": "linux.namespaces",
+    "linux.timeOffsets": "linux.namespaces",
+    "linux.rootfsPropagation": "root",
+    "hooks.prestart": "hooks",
+    "hooks.createRuntime": "hooks",
+    "hooks.poststart": "container: after start",
+    "hooks.poststop": "container: at delete",
+}
+# Fields that are refused when they ask for something, and what is missing.
+UNSUPPORTED = {
+    "linux.netDevices": "moving network devices is not built yet",
+    "linux.intelRdt": "Intel RDT is not built yet",
+    "linux.mountLabel": "SELinux mount labels are not built yet",
+    "vm": "ocirt makes containers, not virtual machines",
+}
+# Fields that mean nothing to this runtime, and why.
+IGNORED = {
+    "process.commandLine": "Windows only",
+    "process.user.username": "Windows only",
+    "solaris": "another platform's section",
+    "windows": "another platform's section",
+    "zos": "another platform's section",
+    "freebsd": "another platform's section",
+}
+
+
 def compile_fields(ctx: Context, which: str) -> None:
     """Call the applier of every row that this document and command need, in order."""
     from ocirt.context import lookup
 
+    for field, needs in UNSUPPORTED.items():
+        if lookup(ctx.spec, field):
+            raise Unsupported(field, needs)
     modules: dict[str, Any] = {}
     for field, applier, _observer, phase, always, commands, _section in ROWS:
         if which not in commands:

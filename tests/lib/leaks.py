@@ -34,7 +34,7 @@ def left_since(before: Snapshot) -> list[str]:
     left = [f"{kind}: {name}" for kind in after for name in sorted(after[kind] - before[kind])]
     if os.environ.get("CI"):
         return left
-    return [line for line in left if PREFIX in line]
+    return [line for line in left if f"{PREFIX}-{os.getpid()}-" in line]
 
 
 def _names(directory: str) -> list[str]:
