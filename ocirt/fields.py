@@ -62,7 +62,7 @@ ROWS: tuple[tuple[str, str, str, str, bool, str, str], ...] = (
     ("process.user", "process:apply_user", "process:observe_user", PROCESS, ALWAYS, BOTH, "config.md, User"),
     ("process.cwd", "process:apply_cwd", "", PROCESS, PRESENT, BOTH, "config.md, Process"),
     ("process.capabilities", "capabilities:apply_sets", "", PROCESS, ALWAYS, BOTH, "config.md, Linux Process"),
-    ("process.args", "process:apply_executable", "process:observe_args", PROCESS, PRESENT, BOTH, "config.md, Process"),
+    ("process.args", "process:apply_executable", "", PROCESS, PRESENT, BOTH, "config.md, Process"),
     ("process.rlimits", "process:apply_rlimits", "process:observe_rlimits", PROCESS, PRESENT, BOTH, "config.md, POSIX process"),
     ("process", "process:apply_ready", "", PROCESS, ALWAYS, BOTH, "runtime.md, Create"),
     # LAST: start
