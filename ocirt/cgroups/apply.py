@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ocirt.cgroups.resources import FIELD, left_alone, writes
+from ocirt.cgroups.resources import FIELD, left_alone
 from ocirt.errors import Unsupported
 from ocirt.plan import SYNC_SCOPE
 
@@ -24,22 +24,16 @@ def apply(ctx: Context, resources: dict[str, Any] | None) -> None:
     manager = ctx.cgroup = choose(ctx)
     ctx.warnings += [f"{field}: left alone: {why}" for field, why in left_alone(wanted, manager.version)]
     if manager.driver == "none":
-        asked = writes(wanted, manager.version)
-        if asked:
-            raise Unsupported(asked[0][0], manager.lacks(""))
+        manager.apply(wanted)  # there is nothing to write to: it refuses what would matter
         return
     plan = ctx.plan
     devices = wanted.get("devices")
-    if manager.needs_pid:
-        plan.add("sync", PATH_FIELD, SYNC_SCOPE)
-        plan.at(
-            "SCOPE", PATH_FIELD, "put the process into its scope", lambda launch: manager.attach(launch.pid)
-        )
-        plan.at("SCOPE", FIELD, "write limits", lambda _: manager.apply(wanted))
-    else:
-        plan.at("CGROUP", PATH_FIELD, "make the groups", lambda launch: manager.create(launch.undo))
+    plan.at("CGROUP", PATH_FIELD, "make the groups", lambda launch: manager.create(launch.undo))
+    if not manager.needs_pid:
         plan.at("CGROUP", FIELD, "write limits", lambda _: manager.apply(wanted))
-        _join(ctx, manager)
+    _join(ctx, manager)
+    if manager.needs_pid:
+        plan.at("SCOPE", FIELD, "write limits", lambda _: manager.apply(wanted))
     # Not before the mounts: the init makes the device nodes, which a rule may deny.
     plan.at("HOOKS", f"{FIELD}.devices", "device rules", lambda _: manager.apply_devices(devices))
 
@@ -52,6 +46,10 @@ def join(ctx: Context, manager: Manager) -> None:
 
 def _join(ctx: Context, manager: Manager) -> None:
     plan = ctx.plan
+    if manager.needs_pid:
+        plan.add("sync", PATH_FIELD, SYNC_SCOPE)
+        plan.at("SCOPE", PATH_FIELD, "move the process", lambda launch: manager.attach(launch.pid))
+        return
     opener = manager.cgroup_dir_opener()
     if opener is not None:
         plan.into_cgroup = plan.handle(manager.paths[""], PATH_FIELD, opener, late=True)

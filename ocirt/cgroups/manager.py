@@ -39,7 +39,7 @@ class Manager:
     # For the plan
 
     def create(self, undo: Undo) -> None:
-        """Make the groups; undo gets what takes them away. Raises CgroupError."""
+        """Make the groups (systemd: see that they can be made); undo gets what takes them away."""
 
     def join_fds(self) -> list[tuple[str, Opener]]:
         """(name, opener) of files into which the init writes "0" to join."""
