@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def load(saved: dict[str, Any]) -> Manager:
     """The manager that save() described."""
     if saved["driver"] == "systemd":
-        from ocirt.cgroups import systemd
+        from ocirt.cgroups.systemd import load as load_scope
 
-        return systemd.load(saved)  # type: ignore[no-any-return]
+        return load_scope(saved)
     if saved["driver"] == "none":
         from ocirt.cgroups.manager import NoCgroup
 

@@ -79,7 +79,7 @@ def choose(ctx: Context) -> Manager:
     if kind == "systemd" or getattr(options, "systemd_cgroup", False):
         from ocirt.cgroups import systemd
 
-        return systemd.choose(ctx, path, rootless)  # type: ignore[no-any-return]
+        return systemd.choose(ctx, path, rootless)
     if host.cgroup_layout == "v2":
         from ocirt.cgroups import v2
 
