@@ -63,6 +63,8 @@ def _processes() -> set[str]:
             groups = Path(f"/proc/{pid}/cgroup").read_text()
         except OSError:
             continue
+        if not words:
+            continue  # a zombie that pid 1 has not reaped yet
         if name in ("ocirt", "ocirt-init") or PREFIX in groups or f" {PREFIX}-" in words:
             group = next((word for word in groups.split("/") if word.startswith(PREFIX)), "")
             found.add(f"{pid} {name} {group} {words[:80]}")
