@@ -109,11 +109,32 @@ static long expand_link(i32 link, char *path, char *name, char *after)
 	return -EAGAIN;
 }
 
+/* The directory that the longest existing part of scratch leads to; *rest is what comes after. */
+static long open_existing(i32 root, u64 resolve, char **rest)
+{
+	char *name = scratch + string_length(scratch);
+	long directory;
+	do {
+		while (name > scratch && name[-1] == '/')
+			name--;
+		while (name > scratch && name[-1] != '/')
+			name--;
+		const char first = *name;
+		*name = 0;
+		directory = open_below(root, name == scratch ? "/" : scratch, O_PATH | O_DIRECTORY,
+				       resolve);
+		*name = first;
+	} while (directory == -ENOENT && name > scratch);
+	*rest = name;
+	return directory;
+}
+
 /* One walk along scratch. -EAGAIN: the path was changed or somebody interfered: walk again. */
 static long walk(i32 root, u32 kind, u32 mode, u64 resolve)
 {
-	long directory = open_below(root, "/", O_PATH | O_DIRECTORY, 0);
-	for (char *name = scratch, *end; directory >= 0; name = end) {
+	char *name, *end;
+	long directory = open_existing(root, resolve, &name);
+	for (; directory >= 0; name = end) {
 		while (*name == '/')
 			name++;
 		for (end = name; *end && *end != '/';)
