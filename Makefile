@@ -62,5 +62,5 @@ bench: dev product
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
-	rm -f ocirt/*.so ocirt/ocirt-init ocirt/lib.marshal ocirt/spec/_compiled.py
+	rm -f ocirt/*.so ocirt/ocirt-init ocirt/_commit.py ocirt/spec/_compiled.py
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

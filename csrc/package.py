@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MADE = {"_compiled.py"}  # the build makes and installs it
+MADE = {"_compiled.py", "_commit.py"}  # the build makes and installs them
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ def main() -> None:
         for where in (build, build / "csrc/seccomp"):
             place(where / f"{name}{suffix}", ROOT / "ocirt" / f"{name}{suffix}")
     place(build / "_compiled.py", ROOT / "ocirt/spec/_compiled.py")
+    place(build / "_commit.py", ROOT / "ocirt/_commit.py")
     place(build / "csrc/init/ocirt-init", ROOT / "ocirt/ocirt-init")
     place(build / "csrc/launcher/ocirt", Path(sys.prefix) / "bin/ocirt")
     # The launcher looks for the package beside its own installation.

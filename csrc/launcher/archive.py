@@ -1,7 +1,7 @@
 """Makes the archive that the launcher carries: all of ocirt's modules as code objects.
 
-Usage: archive.py OUTPUT HEADER PACKAGE_DIRECTORY MODULE_OF_THE_BUILD ..., with the Python that
-will run it. HEADER tells archive.c where OUTPUT is.
+Usage: archive.py OUTPUT HEADER PACKAGE_DIRECTORY DIRECTORY=MODULE ..., with the Python that will
+run it; the build made the MODULEs, DIRECTORY is where they belong. HEADER tells archive.c where OUTPUT is.
 What only readers and type checkers need is left out: unmarshalling costs about 0.6 ms per
 thousand lines. Layout: see install_importer in embed.c.
 """
@@ -71,19 +71,21 @@ def compile_module(path: Path, name: str) -> bytes:
     return marshal.dumps(code)
 
 
-def modules(package: Path, extra: list[Path]) -> list[tuple[str, Path]]:
-    """(file name below the package's parent, file) of every module; extra are made by the build."""
+def modules(package: Path, extra: list[str]) -> list[tuple[str, Path]]:
+    """(file name below the package's parent, file) of every module."""
     found = {str(path.relative_to(package.parent)): path for path in package.rglob("*.py")}
-    found.update({f"ocirt/spec/{path.name}": path for path in extra})
+    for word in extra:
+        directory, _, path = word.partition("=")
+        found[f"{directory}/{Path(path).name}"] = Path(path)
     return sorted(found.items())
 
 
 def main() -> None:
-    output, header, package, *extra = map(Path, sys.argv[1:])
+    output, header, package = map(Path, sys.argv[1:4])
     index: dict[str, tuple[int, int, bool]] = {}
     parts = []
     offset = 0
-    for file_name, path in modules(package, extra):
+    for file_name, path in modules(package, sys.argv[4:]):
         name = file_name.removesuffix(".py").replace("/", ".")
         is_package = name.endswith(".__init__")
         data = compile_module(path, file_name)

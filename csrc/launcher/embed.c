@@ -14,8 +14,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#ifdef OWN_INITTAB
-extern struct _inittab ocirt_inittab[];
+#if defined(CORE_INIT) && defined(STATIC_PYTHON)
+/* Not exported by a shared libpython. */
+extern int _PySignal_Init(int install_signal_handlers);
 #endif
 
 static _Noreturn void die_of(PyStatus status)
@@ -95,7 +96,22 @@ static PyObject *late_init(PyObject *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
+/* The module _signal crashes when it is imported before the handlers of signals were recorded. */
+static PyObject *init_signals(PyObject *self, PyObject *unused)
+{
+	(void)self;
+	(void)unused;
+#ifdef STATIC_PYTHON
+	if (_PySignal_Init(0) < 0)
+		return NULL;
+	Py_RETURN_TRUE;
+#else
+	Py_RETURN_FALSE;
+#endif
+}
+
 static PyMethodDef late_init_method = {"late_init", late_init, METH_NOARGS, NULL};
+static PyMethodDef init_signals_method = {"init_signals", init_signals, METH_NOARGS, NULL};
 #endif
 
 static int set_text(PyObject *names, const char *name, const char *value)
@@ -121,17 +137,19 @@ static int install_importer(const struct place *place, int core_only)
 	memcpy(sizes, archive_start, sizeof(sizes));
 	const char *modules = code_start + sizes[0] + sizes[1];
 
-	PyObject *late = Py_NewRef(Py_None);
+	PyObject *late = Py_NewRef(Py_None), *signals = Py_NewRef(Py_None);
 #ifdef CORE_INIT
-	if (core_only)
+	if (core_only) {
 		Py_SETREF(late, PyCFunction_New(&late_init_method, NULL));
+		Py_SETREF(signals, PyCFunction_New(&init_signals_method, NULL));
+	}
 #else
 	(void)core_only;
 #endif
 	PyObject *names = PyDict_New();
 	if (!names || PyDict_SetItemString(names, "__builtins__", PyEval_GetBuiltins()) < 0 ||
 	    set_new(names, "__name__", PyUnicode_FromString("ocirt._importer")) < 0 ||
-	    set_new(names, "late_init", late) < 0 ||
+	    set_new(names, "late_init", late) < 0 || set_new(names, "init_signals", signals) < 0 ||
 	    set_new(names, "index",
 		    PyMarshal_ReadObjectFromString(code_start + sizes[0], sizes[1])) < 0 ||
 	    set_new(names, "modules",
@@ -195,9 +213,6 @@ int run_python(const struct place *place, int argc, char **argv)
 	int use_archive = archive_fits();
 	int status;
 
-#ifdef OWN_INITTAB
-	PyImport_Inittab = ocirt_inittab;
-#endif
 	start_python(place, use_archive);
 	if (use_archive && install_importer(place, use_archive) < 0)
 		return tell_exception();

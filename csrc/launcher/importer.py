@@ -1,8 +1,9 @@
 """Import for the launcher: archive, builtin and named extension modules; the rest when asked for.
 
 Runs before anything of importlib's path machinery exists. embed.c puts these names in:
-late_init (completes the interpreter's start, or None), index (name: offset, size, is package),
-modules (the archive), site, prefix, dynload, suffix, system_sites (joined by ":").
+late_init (completes the interpreter's start, or None), init_signals (prepares for _signal),
+index (name: offset, size, is package), modules (the archive), site, prefix, dynload, suffix,
+system_sites (joined by ":").
 """
 
 # mypy: ignore-errors
@@ -59,7 +60,11 @@ class Finder:
                 stem += "/__init__"
             spec.origin = stem + ".py"
             return spec
-        if Finder.complete or _imp.is_builtin(name):
+        if Finder.complete:
+            return None
+        if _imp.is_builtin(name):
+            if name == "_signal" and not init_signals():
+                finish()
             return None
         origin = extension(name)
         if origin:
