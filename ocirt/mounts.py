@@ -51,6 +51,9 @@ def apply_mounts(ctx: Context, mounts: list[dict[str, Any]]) -> None:
             _new(ctx, field, kind, mount.get("source") or kind, destination, options)
     notify = getattr(ctx.options, "notify_directory", None)
     if notify:
+        from ocirt.notify import prepare
+
+        ctx.plan.at("OPEN", "NOTIFY_SOCKET", f"mkdir {notify}", lambda _: prepare(notify))
         mount = {"source": notify, "destination": "/run/notify"}
         options = parse(("bind", "nosuid", "nodev", "noexec"), "NOTIFY_SOCKET")
         _bind(ctx, "NOTIFY_SOCKET", mount, b"/run/notify", options)

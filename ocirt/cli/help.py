@@ -1,0 +1,158 @@
+"""Help texts; loaded when somebody asks or has mistyped."""
+
+from __future__ import annotations
+
+from ocirt.cli import GLOBAL, HELP, VERBS
+from ocirt.cli.output import out
+from ocirt.cli.parse import BOOL
+
+PROGRAM = "ocirt - an OCI container runtime"
+ABOUT = """\
+ocirt runs containers that are described by a bundle: a directory with a config.json
+(Open Container Initiative, runtime-spec) and a root file system. It takes runc's command
+line and is meant to be called by podman, docker, containerd and by people:
+
+    ocirt spec --bundle BUNDLE
+    ocirt plan --bundle BUNDLE
+    ocirt run --bundle BUNDLE ID"""
+
+ID = "ID is the container's name: letters, digits, _, +, - and the dot."
+BUNDLE = "The bundle holds config.json and the root file system; default is the current directory."
+
+# verb: (what it does, words after the options, more)
+COMMANDS = {
+    "create": ("create a container; its program waits for start", "ID", f"{ID}\n{BUNDLE}"),
+    "delete": (
+        "delete what is left of a container",
+        "ID",
+        "A running container is deleted with --force only.",
+    ),
+    "exec": (
+        "run another process in a container",
+        "ID COMMAND [ARGUMENT...]  or  -p process.json ID",
+        "Options stand before ID: what follows it belongs to the command. Without --detach the status\n"
+        "is the command's, or 255 when it could not be run.",
+    ),
+    "features": ("show what this build can do, as JSON", "", "The features document of runtime-spec."),
+    "kill": (
+        "send a signal to a container's init process",
+        "ID [SIGNAL]",
+        "SIGNAL is a name, with or without SIG, or a number; default TERM.",
+    ),
+    "list": ("list the containers below the state root", "", ""),
+    "plan": (
+        "show what create would do, without doing it",
+        "[ID]",
+        f"{BUNDLE}\nNo privilege is needed and nothing is opened or changed.",
+    ),
+    "run": ("create and start a container, wait for it and delete it", "ID", f"{ID}\n{BUNDLE}"),
+    "spec": ("write a config.json to begin with", "", "An existing file is not overwritten."),
+    "start": ("let the program of a created container run", "ID", ID),
+    "state": ("show a container's state, as JSON", "ID", ID),
+    "verify": (
+        "compare what config.json asks for with what the kernel has in force",
+        "ID  or  --pid PID --config FILE",
+        "Also for containers of other runtimes. The status is 1 when something differs.",
+    ),
+}
+
+# option, or verb.option where it means something else: (argument, text)
+TEXTS = {
+    "additional-gids": ("GID", "additional group; may be given several times"),
+    "all": ("", "every process of the container, not only its init"),
+    "apparmor": ("PROFILE", "AppArmor profile of the process"),
+    "bundle": ("DIR", "the bundle (default: the current directory)"),
+    "cap": ("CAP", "add a capability such as CAP_NET_RAW; may be given several times"),
+    "cgroup": ("[CTRL[,CTRL]:]PATH", "existing cgroup below the container's; may be given several times"),
+    "cgroup-manager": ("NAME", "cgroupfs (default), systemd or disabled"),
+    "config": ("FILE", "read FILE, not the bundle's config.json"),
+    "console-socket": ("PATH", "unix socket that gets the master of the container's terminal"),
+    "cwd": ("DIR", "working directory inside the container"),
+    "debug": ("", "tell more, with a traceback for errors"),
+    "delete.force": ("", "kill the container if it runs; no error if there is none"),
+    "detach": ("", "return as soon as the program runs"),
+    "env": ("NAME=VALUE", "set an environment variable; may be given several times"),
+    "help": ("", "show this help"),
+    "ignore-paused": ("", "also in a paused container: the process waits until it is resumed"),
+    "keep": ("", "do not delete the container when it has ended"),
+    "list.format": ("FORMAT", "table (default) or json"),
+    "log": ("FILE", "append records to FILE; also journald:NAME, syslog:NAME"),
+    "log-format": ("FORMAT", "text (default) or json"),
+    "log-level": ("LEVEL", "error, warning (default), info or debug"),
+    "no-new-keyring": ("", "keep the caller's session keyring"),
+    "no-new-privs": ("", "the process can gain no privileges"),
+    "no-pivot": ("", "change the root without pivot_root, for a root on an initramfs"),
+    "no-subreaper": ("", "do not adopt the orphans of the container"),
+    "pid": ("PID", "process to look at"),
+    "pid-file": ("FILE", "write the process id to FILE"),
+    "pidfd-socket": ("PATH", "unix socket that gets a pidfd of the process"),
+    "plan.json": ("", "as JSON, with every step"),
+    "preserve-fds": ("N", "pass on N more file descriptors, from 3 on (default: 0)"),
+    "process": ("FILE", "file with the process object of config.json"),
+    "process-label": ("LABEL", "SELinux label of the process"),
+    "quiet": ("", "ids only"),
+    "regex": ("", "ID is a regular expression: all containers that match"),
+    "root": ("DIR", "where state is kept (default: /run/ocirt, or $XDG_RUNTIME_DIR/ocirt)"),
+    "rootless": ("WORD", "auto (default), true or false: go on where cgroups cannot be changed"),
+    "spec.rootless": ("", "for a user without privileges"),
+    "summary": ("", "one screen: what, not how"),
+    "systemd-cgroup": ("", "let systemd manage the cgroup: cgroupsPath is SLICE:PREFIX:NAME"),
+    "trace": ("FILE", "write the time of every step to FILE, as Chrome trace JSON"),
+    "tty": ("", "give the process a terminal"),
+    "user": ("UID[:GID]", "user of the process, as numbers"),
+    "verify.config": ("FILE", "config.json to compare with"),
+    "verify.json": ("", "as JSON, uncut"),
+    "version": ("", "show the version"),
+}
+
+
+def program() -> int:
+    out(program_text())
+    return 0
+
+
+def verb(name: str) -> int:
+    out(verb_text(name))
+    return 0
+
+
+def usage(name: str, wrong: str) -> None:
+    """What is printed when the command line is wrong: how it would be right."""
+    text = verb_text(name) if name in VERBS else program_text()
+    out(f"Incorrect Usage: {wrong}\n\n{text}")
+
+
+def program_text() -> str:
+    width = max(map(len, VERBS)) + 2
+    commands = "".join(f"   {name:{width}}{COMMANDS[name][0]}\n" for name in VERBS)
+    return (
+        f"NAME:\n   {PROGRAM}\n\n{ABOUT}\n\n"
+        "USAGE:\n   ocirt [global options] command [command options] [arguments...]\n\n"
+        f"COMMANDS:\n{commands}   {'help':{width}}show this, or the help of one command\n\n"
+        f"OPTIONS:\n{_options('', GLOBAL)}"
+    )
+
+
+def verb_text(name: str) -> str:
+    does, words, more = COMMANDS[name]
+    table = {**__import__(f"ocirt.cli.{name}", None, None, ("",)).OPTIONS, **HELP}
+    text = f"NAME:\n   ocirt {name} - {does}\n\nUSAGE:\n   ocirt {name} [options] {words}".rstrip() + "\n\n"
+    if more:
+        text += f"{more}\n\n"
+    return f"{text}OPTIONS:\n{_options(name, table)}"
+
+
+def _options(name: str, table: dict[str, int | str]) -> str:
+    shorts = {long: short for short, long in table.items() if isinstance(long, str)}
+    rows = []
+    for option, kind in table.items():
+        if isinstance(kind, str):
+            continue
+        argument, text = TEXTS.get(f"{name}.{option}") or TEXTS[option]
+        value = "" if kind == BOOL else f" {argument}"
+        left = f"--{option}{value}"
+        if option in shorts:
+            left += f", -{shorts[option]}{value}"
+        rows.append((left, text))
+    width = max(len(left) for left, _ in rows) + 2
+    return "".join(f"   {left:{width}}{text}\n" for left, text in rows)

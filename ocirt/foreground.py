@@ -1,0 +1,214 @@
+"""run and exec in the foreground: pass signals on, wait, tell how it ended.
+
+From the moment the process exists until it has ended, signals are blocked and read from a
+signalfd; one epoll waits for them, the process and the terminal. Nothing polls.
+"""
+
+from __future__ import annotations
+
+import _signal
+import posix
+import select
+
+from ocirt import kernel
+from ocirt.container import Container
+from ocirt.errors import OcirtError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ocirt.console import Console
+    from ocirt.container import Exec
+    from ocirt.notify import Relay
+    from ocirt.options import CreateOptions, ExecOptions
+
+# Raised by the process itself, or its own affair: job control of a background runtime.
+KEPT = frozenset(
+    getattr(_signal, f"SIG{name}")
+    for name in "KILL STOP SEGV BUS FPE ILL TRAP ABRT SYS PIPE TTIN TTOU URG".split()
+)
+SIGINFO_SIZE = 128
+
+
+def run(
+    bundle: str,
+    container_id: str,
+    root: str,
+    options: CreateOptions,
+    *,
+    keep: bool = False,
+    subreaper: bool = True,
+    on_created: Callable[[Any], None] | None = None,
+) -> tuple[int, list[str]]:
+    """Create, start, wait and, unless keep, delete: (exit status, warnings).
+
+    subreaper: orphans of a container that shares our pid namespace become ours to reap.
+    """
+    if options.console_socket:
+        raise OcirtError("cannot use --console-socket without --detach: the terminal is ours")
+    if subreaper:
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    foreground = Foreground()
+    try:
+
+        def created(container: Container) -> None:
+            if on_created is not None:
+                on_created(container)
+            terminal = (container.spec.get("process") or {}).get("terminal")
+            foreground.take(container, bool(terminal), options.notify_directory)
+
+        container = Container.create(
+            bundle,
+            container_id,
+            root=root,
+            options=options,
+            console_fd=foreground.console_fd,
+            start=True,
+            on_created=created,
+        )
+        status = foreground.wait(container)
+    finally:
+        foreground.end()
+    warnings = container.warnings
+    if not keep:
+        try:
+            container.delete(force=True)
+        except OcirtError as error:
+            # The process has run: its status is what the caller waits for.
+            warnings = [*warnings, f"delete: {error}"]
+    return status, warnings
+
+
+def exec(
+    container: Container,
+    process: dict[str, Any],
+    options: ExecOptions,
+    *,
+    on_ready: Callable[[Any], None] | None = None,
+) -> tuple[int, list[str]]:
+    """Run another process in a container and wait for it: (exit status, warnings)."""
+    if options.console_socket:
+        raise OcirtError("cannot use --console-socket without --detach: the terminal is ours")
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    foreground = Foreground()
+    try:
+
+        def ready(started: Exec) -> None:
+            if on_ready is not None:
+                on_ready(started)
+            foreground.take(started, bool(process.get("terminal")))
+
+        started = container.exec(process, options, console_fd=foreground.console_fd, on_ready=ready)
+        status = foreground.wait(started)
+    finally:
+        foreground.end()
+    return status, started.warnings
+
+
+class Foreground:
+    """Signals, terminal and end of one process. Call end() in any case."""
+
+    def __init__(self) -> None:
+        # Our end is the console socket's peer; without a terminal nothing comes.
+        self._receiver, self.console_fd = kernel.socketpair()
+        self._console: Console | None = None
+        self._relay: Relay | None = None
+        self._signals = -1
+        self._old_mask: Any = None
+
+    def take(self, process: Container | Exec, terminal: bool, notify_directory: str | None = None) -> None:
+        """The process is there and about to run: from here on it gets our signals."""
+        taken = [
+            number
+            for number in _signal.valid_signals()
+            if number not in KEPT and _signal.getsignal(number) != _signal.SIG_IGN  # nohup
+        ]
+        self._old_mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, taken)
+        self._signals = kernel.signalfd(taken)
+        if terminal:
+            from ocirt.console import Console
+
+            master, _ = kernel.recv_fd(self._receiver)
+            if master < 0:
+                raise OcirtError("the init sent no terminal")
+            self._console = Console(master)
+            self._console.begin()
+        if notify_directory:
+            from ocirt.notify import Relay
+
+            self._relay = Relay(notify_directory, process.pid)
+
+    def wait(self, process: Container | Exec) -> int:
+        """Serve until the process has ended; 128 + N when signal N ended it."""
+        events = select.epoll(flags=select.EPOLL_CLOEXEC)
+        events.register(process.pidfd, select.EPOLLIN)
+        events.register(self._signals, select.EPOLLIN)
+        console, relay = self._console, self._relay
+        if console is not None:
+            console.register(events)
+        if relay is not None:
+            events.register(relay.fd, select.EPOLLIN)
+        ended = False
+        while not ended:
+            wait = 0 if console is not None and console.move() else -1
+            for fd, what in events.poll(wait):
+                if fd == process.pidfd:
+                    ended = True
+                elif fd == self._signals:
+                    self._pass_on(process)
+                elif relay is not None and fd == relay.fd:
+                    relay.receive()
+                elif console is not None:
+                    console.ready(fd, what)
+        status = process.wait()
+        if console is not None:
+            console.drain(self._signals)
+        events.close()
+        return status
+
+    def _pass_on(self, process: Container | Exec) -> None:
+        data = posix.read(self._signals, SIGINFO_SIZE)
+        number = int.from_bytes(data[:4], "little")
+        if number == _signal.SIGCHLD:
+            _reap_others(process.pid)
+            return
+        if number == _signal.SIGWINCH:
+            if self._console is not None:
+                self._console.resize()
+            return
+        if number == _signal.SIGCONT and self._console is not None:
+            self._console.make_raw()  # the shell has reset the terminal meanwhile
+        try:
+            kernel.pidfd_send_signal(process.pidfd, number)
+        except ProcessLookupError:
+            pass  # it has just ended
+
+    def end(self) -> None:
+        """Give back the terminal and the signals, whatever happened."""
+        if self._console is not None:
+            self._console.end()
+            self._console = None
+        if self._relay is not None:
+            self._relay.close()
+            self._relay = None
+        for fd in (self._receiver, self.console_fd, self._signals):
+            if fd >= 0:
+                posix.close(fd)
+        self._receiver = self.console_fd = self._signals = -1
+        if self._old_mask is not None:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, self._old_mask)
+            self._old_mask = None
+
+
+def _reap_others(own: int) -> None:
+    """Orphans that came to us as their subreaper; the process itself is waited for by its pidfd."""
+    while True:
+        try:
+            found = posix.waitid(posix.P_ALL, 0, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid == own:
+            return
+        posix.waitpid(found.si_pid, 0)
