@@ -48,8 +48,7 @@ class Host:
     def mount_point_of(self, path: str) -> str:
         """Mount point of the mount that an absolute path without symlinks is on."""
         best = "/"
-        for mount in procfs.mountinfo():
-            point = mount.mount_point
+        for point in procfs.mount_points():
             if len(point) >= len(best) and (path == point or path.startswith(point.rstrip("/") + "/")):
                 best = point
         return best

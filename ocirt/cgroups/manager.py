@@ -7,7 +7,6 @@ import time
 from errno import EACCES, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOTEMPTY, EPERM, EROFS
 
 from ocirt import kernel
-from ocirt.cgroups.resources import FIELD, is_harmless, writes
 from ocirt.errors import CgroupError, SpecError, Unsupported
 
 TYPE_CHECKING = False
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     Undo = Callable[[Callable[[], None]], None]
     Opener = Callable[[], int]
 
+FIELD = "linux.resources"
 PATH_FIELD = "linux.cgroupsPath"
 REMOVE_WAIT = 3.0  # seconds for killed processes to leave a group
 FREEZE_WAIT = 2.0
@@ -67,6 +67,8 @@ class Manager:
 
     def apply(self, resources: dict[str, Any], field: str = FIELD) -> None:
         """Write the limits of linux.resources but for devices. Raises CgroupError, Unsupported."""
+        from ocirt.cgroups.resources import writes
+
         later = []
         for write in writes(resources, self.version, field):
             try:
@@ -82,6 +84,8 @@ class Manager:
 
     def describe(self, resources: dict[str, Any], field: str = FIELD) -> list[tuple[str, str, str]]:
         """(field, file, value) that apply() would write. Nothing is opened."""
+        from ocirt.cgroups.resources import writes
+
         rows = []
         for where, file, value in writes(resources, self.version, field):
             name = file.lstrip("?")
@@ -91,6 +95,8 @@ class Manager:
         return rows
 
     def _write(self, write: Write) -> None:
+        from ocirt.cgroups.resources import is_harmless
+
         field, marked, value = write
         names = marked.lstrip("?")
         directory = self.directory(names.partition(".")[0])

@@ -11,9 +11,9 @@ import posix
 import time
 from errno import EINVAL
 
-from ocirt.cgroups import devices
 from ocirt.cgroups.manager import (
     DENIED,
+    FIELD,
     FREEZE_WAIT,
     Manager,
     check_empty,
@@ -36,6 +36,14 @@ if TYPE_CHECKING:
     from ocirt.host import Host
 
 CPUSET_FILES = ("cpuset.cpus", "cpuset.mems")
+SECTIONS = (  # of linux.resources, with their controllers on v1 and v2
+    ("memory", "memory", "memory"),
+    ("cpu", "cpu", "cpu"),
+    ("pids", "pids", "pids"),
+    ("blockIO", "blkio", "io"),
+    ("hugepageLimits", "hugetlb", "hugetlb"),
+    ("rdma", "rdma", "rdma"),
+)
 
 
 def choose(host: Host, path: str, container_id: str, rootless: bool) -> V1Manager:
@@ -88,8 +96,15 @@ class V1Manager(Manager):
             return f"this user may not make a group in the {controller} hierarchy of cgroup v1"
         return super().lacks(controller)
 
-    def apply(self, resources: dict[str, Any], field: str = "linux.resources") -> None:
-        super().apply(resources, field)
+    def apply(self, resources: dict[str, Any], field: str = FIELD) -> None:
+        unified = self._for_unified(resources) if "" in self.paths else {}
+        super().apply({name: value for name, value in resources.items() if name not in unified}, field)
+        if unified:
+            from ocirt.cgroups.v2 import V2Manager
+
+            group = V2Manager(self.paths[""], self.tops.get(self.paths[""], self.paths[""]))
+            group.enable_controllers()
+            group.apply(unified, field)
         cpuset = self.paths.get("cpuset")
         if cpuset and self.tops:
             # After the limits: values of one's own must not collide with the parent's
@@ -99,7 +114,18 @@ class V1Manager(Manager):
                 if not cpu.get(name.partition(".")[2]):
                     _inherit(cpuset, name)
 
+    def _for_unified(self, resources: dict[str, Any]) -> dict[str, Any]:
+        """The sections whose controllers a hybrid host has in cgroup2 and not on v1."""
+        missing = [row for row in SECTIONS if row[0] in resources and row[1] not in self.paths]
+        if not missing:
+            return {}
+        group = self.paths[""]
+        has = read_text(f"{self.tops.get(group, group)}/cgroup.controllers").split()
+        return {section: resources[section] for section, _, controller in missing if controller in has}
+
     def apply_devices(self, entries: list[dict[str, Any]] | None) -> None:
+        from ocirt.cgroups import devices
+
         directory = self.paths.get("devices")
         wanted = devices.rules(entries)
         if directory is None:

@@ -7,9 +7,9 @@ import time
 from errno import EBUSY
 
 from ocirt import kernel
-from ocirt.cgroups import devices
 from ocirt.cgroups.manager import (
     DENIED,
+    FIELD,
     FREEZE_WAIT,
     PATH_FIELD,
     Manager,
@@ -76,10 +76,10 @@ class V2Manager(Manager):
             check_empty(self.path)
         if "frozen 1" in events or read_text(f"{self.path}/cgroup.freeze") == "1":
             raise frozen_error(self.path)
-        self._enable_controllers()
+        self.enable_controllers()
         self._check_type()
 
-    def _enable_controllers(self) -> None:
+    def enable_controllers(self) -> None:
         """Hand every controller down from the mount point; what is refused is told by apply().
 
         Most often all is enabled already, which two reads show.
@@ -123,7 +123,7 @@ class V2Manager(Manager):
             group = f"{group}/{part}"
         return f"the {controller} controller, which {group} does not have"
 
-    def apply(self, resources: dict[str, Any], field: str = "linux.resources") -> None:
+    def apply(self, resources: dict[str, Any], field: str = FIELD) -> None:
         memory = resources.get("memory") or {}
         limit = memory.get("limit") or 0
         if memory.get("checkBeforeUpdate") and limit > 0:
@@ -135,6 +135,8 @@ class V2Manager(Manager):
         super().apply(resources, field)
 
     def apply_devices(self, entries: list[dict[str, Any]] | None) -> None:
+        from ocirt.cgroups import devices
+
         wanted = devices.rules(entries)
         if devices.allows_everything(wanted):
             return

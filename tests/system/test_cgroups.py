@@ -146,7 +146,7 @@ def test_a_group_in_use_is_refused_and_left_alone(runtime: Runtime, bundle: Bund
     ("resources", "field"),
     [
         ({"cpu": {"cpus": "4000"}}, "linux.resources.cpu.cpus"),
-        ({"hugepageLimits": [{"pageSize": "3MB", "limit": 0}]}, "linux.resources.hugepageLimits.3MB"),
+        ({"blockIO": {"leafWeight": 10}}, "linux.resources.blockIO.leafWeight"),
     ],
 )
 def test_a_limit_that_fails_is_named_and_nothing_is_left(

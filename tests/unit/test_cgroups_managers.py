@@ -114,10 +114,28 @@ def test_v2_hands_controllers_down_from_the_top(tmp_path):
         (directory / "cgroup.subtree_control").write_text("")
     group = tmp_path / "a/b"
     group.mkdir()
-    v2.V2Manager(str(group), str(tmp_path))._enable_controllers()
+    v2.V2Manager(str(group), str(tmp_path)).enable_controllers()
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
     assert (tmp_path / "a/cgroup.subtree_control").read_text() == "+cpu +memory +pids"
     assert not (group / "cgroup.subtree_control").exists()
+
+
+def test_hybrid_takes_from_cgroup2_what_v1_does_not_have(tmp_path):
+    group = tmp_path / "unified/box"
+    group.mkdir(parents=True)
+    (tmp_path / "unified/cgroup.controllers").write_text("hugetlb\n")
+    (tmp_path / "unified/cgroup.subtree_control").write_text("")
+    (group / "hugetlb.2MB.max").write_text("")
+    (tmp_path / "pids").mkdir()
+    (tmp_path / "pids/pids.max").write_text("")
+    paths = {"pids": f"{tmp_path}/pids", "": str(group)}
+    found = v1.V1Manager(paths, {str(group): f"{tmp_path}/unified"})
+    found.apply({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}], "pids": {"limit": 9}})
+    assert (tmp_path / "unified/cgroup.subtree_control").read_text() == "+hugetlb"
+    assert (group / "hugetlb.2MB.max").read_text() == "0"
+    assert (tmp_path / "pids/pids.max").read_text() == "9"
+    with pytest.raises(Unsupported, match="rdma controller"):
+        found.apply({"rdma": {"x": {"hcaHandles": 1}}})
 
 
 # For real
@@ -345,7 +363,7 @@ def test_v2_processes_are_born_inside_frozen_and_killed(group2):
     from ocirt import kernel
 
     found, made = group2
-    found._enable_controllers = lambda: None  # the host's own groups are not ours to change
+    found.enable_controllers = lambda: None  # the host's own groups are not ours to change
     found.create(made.append)
     fd = found.cgroup_dir_opener()()
     sleep = os.open("/bin/sleep", os.O_PATH)
