@@ -305,7 +305,7 @@ class SystemdManager(Manager):
         from ocirt.cgroups.v2 import V2Manager
 
         if isinstance(self.files, V2Manager) and any(resources.get(name) for name in UNKNOWN_TO_SYSTEMD):
-            self.files._enable_controllers()
+            self.files.enable_controllers()
 
     def apply_devices(self, entries: list[dict[str, Any]] | None) -> None:
         """systemd has to know the rules: on v1 its next reload would else allow every device."""
