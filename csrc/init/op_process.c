@@ -143,11 +143,19 @@ long op_set_home(const u64 *arg)
 	return 0;
 }
 
-/* A directory that was reached through a leaked fd lies outside the root: the kernel then says
- * "(unreachable)" (CVE-2024-21626). */
+/* chdir, but not through /proc/self/fd/N (CVE-2024-21626). A directory that was reached through a
+ * leaked fd all the same lies outside the root: the kernel then says "(unreachable)". */
 long op_enter_cwd(const u64 *arg)
 {
-	long error = SYS(chdir, TEXT(0));
+	struct open_how how = {
+		.flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
+		.resolve = RESOLVE_NO_MAGICLINKS,
+	};
+	long place = SYS(openat2, AT_FDCWD, TEXT(0), &how, sizeof(how));
+	if (place < 0)
+		return fail("chdir", place);
+	long error = SYS(fchdir, place);
+	close_fd(place);
 	if (error)
 		return fail("chdir", error);
 	error = SYS(getcwd, scratch, sizeof(scratch));

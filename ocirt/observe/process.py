@@ -183,15 +183,6 @@ def observe_memory_policy(target: Target, spec: dict[str, Any]) -> list[Finding]
     return [("linux.memoryPolicy", text, " ".join(stack.split(" ")[1 : 3 if "(many)" in stack else 2]))]
 
 
-def observe_args(target: Target, spec: dict[str, Any]) -> list[Finding]:
-    """Of the program that was started; it may have executed another since."""
-    asked = spec["process"]["args"]
-    words = target.read("cmdline").split("\0")[:-1]
-    if words != asked and words[-len(asked) :] == asked:
-        words = asked  # a script: its interpreter stands first
-    return [("process.args", " ".join(asked), " ".join(words))]
-
-
 def observe_terminal(target: Target, spec: dict[str, Any]) -> list[Finding]:
     """Field 7 of stat is the controlling terminal's device, 0 for none."""
     fields = target.read("stat").rpartition(")")[2].split()
