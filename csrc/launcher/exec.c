@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -29,6 +30,7 @@ int run_python(const struct place *place, int argc, char **argv)
 	for (int i = 1; i < argc; i++)
 		words[count++] = argv[i];
 	words[count] = NULL;
+	unsetenv("LD_LIBRARY_PATH"); /* Python's executable has no DT_RPATH of ours */
 	execv(PYTHON_EXECUTABLE, words);
 	die(PYTHON_EXECUTABLE, strerror(errno));
 }

@@ -1,0 +1,153 @@
+"""The native command, in every way that the build can make it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+VARIANTS = {
+    "static, core init": ("-Dlauncher=static", "-Dcore_init=enabled"),
+    "static, public API": ("-Dlauncher=static", "-Dcore_init=disabled"),
+    "static, no archive": ("-Dlauncher=static", "-Darchive=false"),
+    "shared, core init": ("-Dlauncher=shared", "-Dcore_init=enabled"),
+    "shared, public API": ("-Dlauncher=shared", "-Dcore_init=disabled"),
+    "python3": ("-Dlauncher=exec",),
+}
+
+
+def tool(*words: str) -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        words, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def launcher(request: pytest.FixtureRequest) -> Path:
+    """Built in build/, where the next run finds it, beside the libraries of this venv."""
+    place = ROOT / "build/launchers" / request.param.replace(", ", "-").replace(" ", "-")
+    if not (place / "build.ninja").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        tool("meson", "setup", *VARIANTS[request.param], str(place))
+    tool("ninja", "-C", str(place), "csrc/launcher/ocirt")
+    prefix = place / "prefix"
+    (prefix / "bin").mkdir(parents=True, exist_ok=True)
+    shutil.copy(place / "csrc/launcher/ocirt", prefix / "bin/ocirt")
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", prefix)
+    if not (prefix / "lib").is_symlink():
+        (prefix / "lib").symlink_to(Path(sys.prefix) / "lib")
+    return prefix / "bin/ocirt"
+
+
+def run(*words: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+    arguments = {"capture_output": True, "timeout": 30, "env": {}, **options}
+    return subprocess.run(words, **arguments)  # type: ignore[call-overload, no-any-return]
+
+
+def test_version_needs_no_environment(launcher: Path) -> None:
+    done = run(launcher, "--version", cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"ocirt version 0.1.0\n")
+    assert done.stderr == b""
+
+
+def test_an_error_is_one_line_and_a_status(launcher: Path, tmp_path: Path) -> None:
+    done = run(launcher, "--root", tmp_path, "state", "nosuch")
+    assert (done.returncode, done.stderr) == (1, b"container does not exist\n")
+
+
+def test_modules_off_the_hot_path_are_found(launcher: Path, tmp_path: Path) -> None:
+    """The wording of an invalid config.json comes from jsonschema, with half the standard library."""
+    (tmp_path / "config.json").write_text('{"ociVersion": "1.2.0", "process": {"cwd": 7}}')
+    (tmp_path / "rootfs").mkdir()
+    done = run(launcher, "--root", tmp_path / "state", "create", "--bundle", tmp_path, "x")
+    assert done.returncode == 1
+    assert b"process" in done.stderr
+    assert b"cwd" in done.stderr
+    assert b"jsonschema" not in done.stderr
+
+
+def test_code_comes_neither_from_the_environment_nor_from_the_cwd(launcher: Path, tmp_path: Path) -> None:
+    for name in ("json", "re", "encodings", "jsonschema", "ocirt", "errno", "_json"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(
+            f"open({str(tmp_path / 'loaded')!r}, 'w')\nraise SystemExit(77)"
+        )
+    (tmp_path / "startup.py").write_text("raise SystemExit(77)")
+    (tmp_path / "config.json").write_text('{"ociVersion": 1}')
+    environment = {
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONHOME": str(tmp_path),
+        "PYTHONSTARTUP": str(tmp_path / "startup.py"),
+        "PYTHONPLATLIBDIR": str(tmp_path),
+        "PYTHONINSPECT": "1",
+        "HOME": str(tmp_path),
+    }
+    done = run(launcher, "create", "--bundle", tmp_path, "x", cwd=tmp_path, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert b"ociVersion" in done.stderr
+    assert not (tmp_path / "loaded").exists()
+
+
+def test_libraries_do_not_come_from_ld_library_path(launcher: Path, tmp_path: Path) -> None:
+    """docker's shim hands one down whose empty element means the cwd."""
+    source = tmp_path / "evil.c"
+    source.write_text(
+        "#include <unistd.h>\n__attribute__((constructor)) static void evil(void) { _exit(77); }\n"
+    )
+    needed = (
+        "libm.so.6",
+        "libc.so.6",
+        "libpthread.so.0",
+        "libseccomp.so.2",
+        "libpython3.11.so.1.0",
+        "libffi.so.8",
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / needed[0], source], check=True)
+    for name in needed[1:]:
+        shutil.copy(tmp_path / needed[0], tmp_path / name)
+    done = run(launcher, "--version", cwd=tmp_path, env={"LD_LIBRARY_PATH": f"{tmp_path}:"})
+    assert done.returncode == 0, done.stderr
+    assert b"libseccomp" in done.stdout
+
+
+def test_closed_standard_fds_are_filled(launcher: Path, tmp_path: Path) -> None:
+    script = '"$0" --root "$1" state nosuch <&- >&- 2>&-; echo $?'
+    done = run("/bin/sh", "-c", script, launcher, tmp_path)
+    assert done.stdout == b"1\n"
+
+
+def test_arguments_that_are_not_utf8_arrive(launcher: Path, tmp_path: Path) -> None:
+    done = run(launcher, "--root", tmp_path, "state", b"a\xffb")
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_closed_pipe_is_no_crash(launcher: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = run(launcher, "--version", stdout=write, stderr=subprocess.PIPE, capture_output=False)
+    os.close(write)
+    assert done.returncode >= 0, "killed by SIGPIPE"
+    assert b"Traceback" not in done.stderr
+
+
+def test_without_its_package_it_says_so(launcher: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    shutil.copy(launcher, tmp_path / "bin/ocirt")
+    done = run(tmp_path / "bin/ocirt", "--version")
+    assert done.returncode == 1
+    assert b"Python package" in done.stderr
+
+
+def test_the_variants_are_those_of_this_machine() -> None:
+    """A static libpython is what Debian's python3-dev brings; without, five variants are untested."""
+    assert list(Path(sysconfig.get_config_var("LIBPL")).glob("libpython3*.a"))
