@@ -69,7 +69,7 @@ def build_exec(container: Container, process: dict[str, Any], options: ExecOptio
     if manager is not None:
         from ocirt.cgroups.apply import join
 
-        join(ctx, manager)
+        join(ctx, manager, container.saved["pid"])
     pidfd = plan.handle(f"pidfd of {container.id}", "linux.namespaces", lambda: _checked_pidfd(container))
     root = f"/proc/{container.saved['pid']}/root"
     flags = posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC

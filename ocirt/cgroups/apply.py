@@ -38,9 +38,14 @@ def apply(ctx: Context, resources: dict[str, Any] | None) -> None:
     plan.at("HOOKS", f"{FIELD}.devices", "device rules", lambda _: manager.apply_devices(devices))
 
 
-def join(ctx: Context, manager: Manager) -> None:
-    """exec: into the groups of the container."""
+def join(ctx: Context, manager: Manager, init_pid: int = 0) -> None:
+    """exec: into the groups of the container.
+
+    init_pid is the container's first process: where it is now counts when nobody can join the
+    group that the container was started in.
+    """
     ctx.cgroup = manager
+    manager.init_pid = init_pid
     _join(ctx, manager)
 
 

@@ -32,6 +32,7 @@ class Manager:
     version = 1
     driver = "cgroupfs"
     needs_pid = False  # the init has to be running before it can be put into its group
+    init_pid = 0  # exec: the container's first process
 
     def __init__(self, paths: dict[str, str]) -> None:
         self.paths = paths

@@ -387,6 +387,7 @@ class SystemdManager(Manager):
         return self.files.join_fds()
 
     def cgroup_dir_opener(self) -> Opener | None:
+        self.files.init_pid = self.init_pid
         return self.files.cgroup_dir_opener()
 
     def directory(self, controller: str) -> str | None:

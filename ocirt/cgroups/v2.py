@@ -6,7 +6,7 @@ import posix
 import time
 from errno import EBUSY
 
-from ocirt import kernel
+from ocirt import kernel, procfs
 from ocirt.cgroups.manager import (
     DENIED,
     FIELD,
@@ -15,7 +15,6 @@ from ocirt.cgroups.manager import (
     Manager,
     NoCgroup,
     check_empty,
-    directory_opener,
     frozen_error,
     make_group,
     read_key,
@@ -151,7 +150,16 @@ class V2Manager(Manager):
             ) from None
 
     def cgroup_dir_opener(self) -> Opener | None:
-        return directory_opener(self.path)
+        return self._open_to_join
+
+    def _open_to_join(self) -> int:
+        """The group, or where the init has gone: a systemd or dockerd inside moves itself into a
+        group below, and hands controllers on, after which nobody can join the group above.
+        """
+        directory = self.path
+        if self.init_pid and read_text(f"{directory}/cgroup.subtree_control"):
+            directory = self.mount + procfs.cgroup_paths(self.init_pid)[""]
+        return posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
 
     def attach(self, pid: int) -> None:
         write_file(f"{self.path}/cgroup.procs", str(pid))
