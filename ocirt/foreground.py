@@ -6,7 +6,7 @@ signalfd; one epoll waits for them, the process and the terminal. Nothing polls.
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import posix
 import select
 
@@ -27,12 +27,26 @@ if TYPE_CHECKING:
 # Raised by the process itself, or its own affair: job control of a background runtime.
 KEPT = frozenset(
     getattr(_signal, f"SIG{name}")
-    for name in "KILL STOP SEGV BUS FPE ILL TRAP ABRT SYS PIPE TTIN TTOU URG".split()
+    for name in (
+        "KILL",
+        "STOP",
+        "SEGV",
+        "BUS",
+        "FPE",
+        "ILL",
+        "TRAP",
+        "ABRT",
+        "SYS",
+        "PIPE",
+        "TTIN",
+        "TTOU",
+        "URG",
+    )
 )
 SIGINFO_SIZE = 128
 
 
-def run(
+def run_bundle(
     bundle: str,
     container_id: str,
     root: str,
@@ -81,7 +95,7 @@ def run(
     return status, warnings
 
 
-def exec(
+def exec_in(
     container: Container,
     process: dict[str, Any],
     options: ExecOptions,

@@ -119,7 +119,7 @@ def _main(call: Call, argv: list[str]) -> int:
             return program()
         name, words = words[0], ["--help"]
     if name not in VERBS:
-        call.log.error(f"No help topic for '{name}'")
+        call.log.error(" ".join(["No help topic for", repr(name)]))
         return NO_SUCH_VERB
     module = __import__(f"ocirt.cli.{name}", None, None, ("",))
     call.verb = name
@@ -130,6 +130,6 @@ def _main(call: Call, argv: list[str]) -> int:
 
         return verb(name)
     if call.log.debugging:
-        call.log.debug(f"{name} {' '.join(words)} (pid {posix.getpid()})")
+        call.log.debug(" ".join(["pid", str(posix.getpid()), name, *words]))
     status: int = module.run(call)
     return status

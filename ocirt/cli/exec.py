@@ -63,9 +63,9 @@ def run(call: Call) -> int:
         started = container.exec(process, options, on_ready=send_pidfd)
         status, warnings = 0, started.warnings
     else:
-        from ocirt.foreground import exec as exec_in_foreground
+        from ocirt.foreground import exec_in
 
-        status, warnings = exec_in_foreground(container, process, options, on_ready=send_pidfd)
+        status, warnings = exec_in(container, process, options, on_ready=send_pidfd)
     for warning in warnings:
         call.log.warning(warning)
     return status

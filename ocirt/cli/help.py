@@ -18,6 +18,9 @@ line and is meant to be called by podman, docker, containerd and by people:
 
 ID = "ID is the container's name: letters, digits, _, +, - and the dot."
 BUNDLE = "The bundle holds config.json and the root file system; default is the current directory."
+EXEC = """\
+Options stand before ID: what follows it belongs to the command. Without --detach the status
+is the command's, or 255 when it could not be run."""
 
 # verb: (what it does, words after the options, more)
 COMMANDS = {
@@ -30,8 +33,7 @@ COMMANDS = {
     "exec": (
         "run another process in a container",
         "ID COMMAND [ARGUMENT...]  or  -p process.json ID",
-        "Options stand before ID: what follows it belongs to the command. Without --detach the status\n"
-        "is the command's, or 255 when it could not be run.",
+        EXEC,
     ),
     "features": ("show what this build can do, as JSON", "", "The features document of runtime-spec."),
     "kill": (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 
 from ocirt.cli.parse import BOOL, expect
 from ocirt.container import Container

@@ -28,9 +28,9 @@ def run(call: Call) -> int:
     bundle = values.get("bundle") or "."
     send_pidfd = pidfd_sender(call)
     if not values.get("detach"):
-        from ocirt.foreground import run as run_in_foreground
+        from ocirt.foreground import run_bundle
 
-        status, warnings = run_in_foreground(
+        status, warnings = run_bundle(
             bundle,
             container_id,
             call.root,
