@@ -48,6 +48,7 @@ def build_exec(container: Container, process: dict[str, Any], options: ExecOptio
     """Context with the plan that runs another process in a container (runc exec)."""
     from ocirt.host import Host
     from ocirt.namespaces import join_container
+    from ocirt.process import apply_final_affinity, apply_initial_affinity
 
     check.check_process(process)
     spec = {**container.spec, "process": process}
@@ -65,11 +66,14 @@ def build_exec(container: Container, process: dict[str, Any], options: ExecOptio
         ctx.console_socket = plan.handle("console socket", "process.terminal", _not_given)
     ctx.no_new_keyring = bool(container.saved.get("noNewKeyring"))
     plan.keep_fds = preserved_fds(options.preserve_fds)
+    affinity = process.get("execCPUAffinity") or {}
+    apply_initial_affinity(ctx, affinity)
     manager = container.manager()
     if manager is not None:
         from ocirt.cgroups.apply import join
 
         join(ctx, manager, container.saved["pid"])
+    apply_final_affinity(ctx, affinity)
     pidfd = plan.handle(f"pidfd of {container.id}", "linux.namespaces", lambda: _checked_pidfd(container))
     root = f"/proc/{container.saved['pid']}/root"
     flags = posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC
