@@ -113,11 +113,9 @@ def process(spec: dict[str, Any]) -> Remarks:
         ("permitted", "ambient"),
         ("inheritable", "ambient"),
     ):
-        for name in sorted(sets.get(smaller, set()) - sets.get(larger, set())):
-            yield (
-                f"process.capabilities.{smaller}",
-                f"{name} is not in {larger} and will not be granted",
-            )
+        missing = sorted(sets.get(smaller, set()) - sets.get(larger, set()))
+        if missing:
+            yield f"process.capabilities.{smaller}", f"not in {larger}, not granted: {', '.join(missing)}"
 
 
 def mounts(spec: dict[str, Any]) -> Remarks:

@@ -62,7 +62,7 @@ def test_example_gives_no_remark(spec):
         (
             "process.capabilities.ambient",
             ["CAP_KILL"],
-            "process.capabilities.ambient: CAP_KILL is not in inheritable",
+            "process.capabilities.ambient: not in inheritable, not granted: CAP_KILL",
         ),
         ("process.commandLine", "x", "process.commandLine: is for Windows"),
         ("process.execCPUAffinity", {"initial": "0"}, "process.execCPUAffinity: does not apply"),
