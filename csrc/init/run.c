@@ -10,15 +10,15 @@
 struct init init;
 char scratch[PATH_MAX] __attribute__((aligned(16)));
 
-static const char signatures[][PLAN_ARGS + 1] = {"",
-#define ROW(name, signature) signature,
-						 PLAN_CALLS(ROW) PLAN_OPS(ROW)
+static const char signatures[][PLAN_ARGS + 1] = {
+#define ROW(name, signature) [PLAN_##name] = signature,
+	PLAN_CALLS(ROW) PLAN_OPS(ROW)
 #undef ROW
 };
 
-static const u16 call_numbers[] = {0,
-#define ROW(name, signature) __NR_##name,
-				   PLAN_CALLS(ROW)
+static const u16 call_numbers[] = {
+#define ROW(name, signature) [PLAN_##name] = __NR_##name,
+	PLAN_CALLS(ROW)
 #undef ROW
 };
 
