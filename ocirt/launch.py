@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 REPORT = Struct("<IIii24s")
 ANSWER = Struct("<II")
-PID, SYNC, ERROR, EXEC, TRACE, WARNING = 1, 2, 3, 4, 5, 6
+PID, SYNC, ERROR, EXEC, TRACE = 1, 2, 3, 4, 5
 NO_STEP = 0xFFFFFFFF
 
 
@@ -213,9 +213,6 @@ class Launch:
         elif kind == TRACE:
             if self.trace:
                 self.trace.init_times(self.plan.ops, step, text)
-        elif kind == WARNING:
-            op = self.plan.ops[step]
-            self.warnings.append(str(StepError(error, call or op.kind, op.field, op.detail)))
         else:
             raise InitDied(f"ocirt-init sent an unknown record {kind}")
 

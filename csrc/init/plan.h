@@ -183,7 +183,6 @@ enum plan_message {
 	MESSAGE_ERROR, /* step, error; call names what failed inside a compound op; text: detail */
 	MESSAGE_EXEC,  /* exec follows; after it end-of-file means success */
 	MESSAGE_TRACE, /* text: u64 CLOCK_MONOTONIC ns of the ends of steps step.. */
-	MESSAGE_WARNING, /* step, error, text */
 };
 
 struct plan_report {

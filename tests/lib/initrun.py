@@ -24,7 +24,7 @@ from ocirt.plan import AT_FDCWD, SYNC_MAPS, Plan
 INIT = Path(__file__).resolve().parents[2] / "ocirt" / "ocirt-init"
 REPORT = struct.Struct("<IIii24s")
 ANSWER = struct.Struct("<II")
-PID, SYNC, ERROR, EXEC, TRACE, WARNING = 1, 2, 3, 4, 5, 6
+PID, SYNC, ERROR, EXEC, TRACE = 1, 2, 3, 4, 5
 NO_STEP = 0xFFFFFFFF
 ORDINARY_USER = 23456  # as whom the tests run it when they are root themselves
 

@@ -57,7 +57,6 @@ def test_constants_are_alike() -> None:
         "MESSAGE_ERROR": launch.ERROR,
         "MESSAGE_EXEC": launch.EXEC,
         "MESSAGE_TRACE": launch.TRACE,
-        "MESSAGE_WARNING": launch.WARNING,
     }
 
 
