@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _socket
 import posix
 import select
 import time
@@ -10,8 +9,6 @@ from errno import ECONNREFUSED, ENOENT, ESRCH
 
 from ocirt import kernel, state
 from ocirt.errors import NotFound, OcirtError, SpecError, WrongState
-from ocirt.launch import Launch
-from ocirt.plan import Op, Plan
 from ocirt.state import StateDir
 
 TYPE_CHECKING = False
@@ -20,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ocirt.context import Context
+    from ocirt.launch import Launch
     from ocirt.options import CreateOptions, ExecOptions
 
 KILL_WAIT = 10.0  # seconds for a killed container to be gone
@@ -80,6 +78,7 @@ class Container:
         trace: Any,
     ) -> Container:
         from ocirt.build import build_create
+        from ocirt.launch import Launch  # here: state, kill and list do without it
 
         ctx, text = build_create(bundle, container_id, options, start=start)
         with state.reserve(root, container_id) as directory:
@@ -252,6 +251,11 @@ class Container:
 
     def _connect(self, directory: StateDir) -> Launch:
         """The start socket, by an fd: a path may be longer than sun_path's 108 bytes."""
+        import _socket
+
+        from ocirt.launch import Launch
+        from ocirt.plan import Op, Plan
+
         plan = Plan()
         steps = self.saved["steps"]
         plan.ops = [Op("LAST", "wait_start", "", (), "", 0, 0)] * steps["base"]
@@ -394,6 +398,7 @@ class Container:
         process is the process object of config.json. Raises WrongState, or what failed.
         """
         from ocirt.build import build_exec
+        from ocirt.launch import Launch
 
         status = self.status
         if status == "stopped":
@@ -502,14 +507,7 @@ def _open_trace(options: Any) -> Any:
 
 def _listen(dirfd: int) -> int:
     """The start socket, bound through the directory's fd (sun_path holds 108 bytes)."""
-    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    try:
-        listener.bind(f"/proc/self/fd/{dirfd}/start")
-        listener.listen(1)
-    except OSError:
-        listener.close()
-        raise
-    return listener.detach()
+    return kernel.unix_listen(f"/proc/self/fd/{dirfd}/start", kernel.SOCK_SEQPACKET, 1)
 
 
 def _connect_console(ctx: Context, options: Any, console_fd: int) -> None:
@@ -518,21 +516,11 @@ def _connect_console(ctx: Context, options: Any, console_fd: int) -> None:
     place = ctx.console_socket
     assert place is not None
     if path:
-        place.opener = lambda: _connect_to(path)
+        place.opener = lambda: kernel.unix_connect(path)
     elif console_fd >= 0:
         place.opener = lambda: posix.dup(console_fd)
     else:
         raise SpecError("process.terminal", "is true, so a console socket is needed to stay detached")
-
-
-def _connect_to(path: str) -> int:
-    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    try:
-        connection.connect(path)
-    except OSError:
-        connection.close()
-        raise
-    return connection.detach()
 
 
 def _leave_pid_file(path: str | None, launch: Launch) -> None:
