@@ -75,6 +75,7 @@ network_backend = "netavark"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 infra_image = "localhost/octest-pause:latest"
+runtime_supports_nocgroups = ["crun", "ocirt"]
 runtime_supports_json = ["crun", "runc", "ocirt"]
 """
 
@@ -256,7 +257,8 @@ class EngineHost:
 
 
 class Terminal:
-    """A process on the slave side of a pty; text() is all that came so far."""
+    """A process on the slave side of a pty; `seen` is all that came so far, without carriage returns:
+    how many there are depends on how many terminals stand in a row."""
 
     def __init__(self, command: list[str], environment: dict[str, str], size: tuple[int, int]) -> None:
         self.master_fd, slave_fd = pty.openpty()
@@ -302,7 +304,7 @@ class Terminal:
             if error.errno != errno.EIO:  # every slave is closed
                 raise
             data = b""
-        self.seen += data.decode("utf-8", "replace")
+        self.seen += data.replace(b"\r", b"").decode("utf-8", "replace")
         return bool(data)
 
     def wait(self, seconds: float = 30) -> int:
@@ -330,6 +332,16 @@ def wait_for(condition: Any, what: str, seconds: float = 20) -> Any:
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
         time.sleep(0.05)
     return value
+
+
+def cgroup_value(pid: int, controller: str, v1_file: str, v2_file: str) -> str:
+    """The content of a control file of the process's group, in whichever layout the host has."""
+    groups = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    for _, controllers, path in groups:
+        if controller in controllers.split(","):
+            return (HIERARCHIES / controller / path.lstrip("/") / v1_file).read_text().strip()
+    path = next(path for number, _, path in groups if number == "0")
+    return (HIERARCHIES / path.lstrip("/") / v2_file).read_text().strip()
 
 
 def _show(words: tuple[object, ...]) -> str:

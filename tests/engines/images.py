@@ -18,12 +18,14 @@ IMAGE = f"{NAME}:{TAG}"
 PAUSE = f"{NAME}-pause:{TAG}"  # the same files; its command waits: for podman's pods
 BUSYBOX = Path("/bin/busybox")
 APPLETS = (
-    "sh ash cat chmod chown cp cut date df dmesg echo env expr false free grep head hostname httpd id "
+    "sh ash cat chmod chown cp cut date dd df dmesg echo env expr false free grep head hostname httpd id "
     "ifconfig ip kill ln ls mkdir mknod mount nc nproc nslookup od ping ps pwd readlink rm route sed seq "
     "sleep sort stat stty sync sysctl tail tee test top touch tr trap true tty ulimit umount uname wc "
     "wget which whoami xargs"
 )
 DIRECTORIES = "bin dev etc home home/user proc root run sys tmp var www"
+# Shell words that print the page of a server in the same network namespace, once it answers.
+FETCH = "i=0; until wget -qO- http://127.0.0.1:8080/index.html || [ $i = 50 ]; do i=$((i+1)); sleep 0.1; done"
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 OCI = "application/vnd.oci.image"
 
