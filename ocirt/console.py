@@ -15,7 +15,7 @@ BACKLOG = 1 << 16  # output that is read before the reader of our stdout has tak
 SUN_PATH = 107
 
 # struct termios of glibc: four words of flags, one byte of line discipline, the characters
-_C_OFLAG, _C_LFLAG, _C_CC = slice(4, 8), slice(12, 16), 17
+_C_OFLAG, _C_CC = slice(4, 8), 17
 
 
 def connect(path: str, option: str) -> int:
@@ -200,10 +200,8 @@ class Console:
             self._to_container = self._end_of_file()
 
     def _end_of_file(self) -> bytes:
-        """The character that means it to who reads lines; twice behind a line without an end."""
+        """The character that means it; twice behind a line without an end, which the first sends."""
         modes = kernel.tcgetattr(self.master)
-        if not int.from_bytes(modes[_C_LFLAG], "little") & kernel.ICANON:
-            return b""
         character = modes[_C_CC + kernel.VEOF : _C_CC + kernel.VEOF + 1]
         return character if self._stdin_lines else character * 2
 
