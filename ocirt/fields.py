@@ -39,7 +39,7 @@ ROWS: tuple[tuple[str, str, str, str, bool, str, str], ...] = (
     ("hooks.createContainer", "hooks:apply_create_container_hooks", "", CHILD, PRESENT, CREATE, "config.md, CreateContainer Hooks"),
     ("root", "rootfs:apply_pivot", "", CHILD, ALWAYS, CREATE, "config.md, Root"),
     # ... and now its own
-    ("process.terminal", "devices:apply_console", "process:observe_terminal", CHILD, ALWAYS, BOTH, "config.md, Process"),
+    ("process.terminal", "terminal:apply_console", "process:observe_terminal", CHILD, ALWAYS, BOTH, "config.md, Process"),
     ("hostname", "namespaces:apply_hostname", "namespaces:observe_hostname", CHILD, PRESENT, CREATE, "config.md, Hostname"),
     ("domainname", "namespaces:apply_domainname", "namespaces:observe_domainname", CHILD, PRESENT, CREATE, "config.md, Domainname"),
     ("linux.sysctl", "namespaces:apply_sysctl", "sysctl:observe", CHILD, PRESENT, CREATE, "config-linux.md, Sysctl"),

@@ -28,8 +28,8 @@ LAYERS = (
     "context",
     # what applies fields: these do not know each other
     (
-        "namespaces idmap rootfs mounts mount_options cgroup_mount devices sysctl process capabilities "
-        "seccomp seccomp_compile lsm hooks netdev cgroups"
+        "namespaces idmap rootfs mounts mount_options cgroup_mount devices terminal sysctl process "
+        "capabilities seccomp seccomp_compile lsm hooks netdev cgroups"
     ),
     "observe",  # reads back, and shares no code with what applies
     "fields",
@@ -49,6 +49,7 @@ SAME_SUBJECT = {
     ("mounts", "cgroup_mount"),
     ("mounts", "mount_options"),
     ("devices", "mounts"),  # attributes of a device's bind mount
+    ("terminal", "devices"),
     ("namespaces", "idmap"),
     ("process", "capabilities"),
     ("seccomp", "seccomp_compile"),
