@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import _socket
 import posix
 import select
 from errno import EIO
 
 from ocirt import kernel
-from ocirt.errors import StepError
 
 CHUNK = 4096  # what a pipe that polls as writable takes without blocking
 BACKLOG = 1 << 16  # output that is read before the reader of our stdout has taken it
-SUN_PATH = 107
 
 # struct termios of glibc: four words of flags, one byte of line discipline, the characters
 _C_OFLAG, _C_CC = slice(4, 8), 17
-
-
-def connect(path: str, option: str) -> int:
-    """Stream socket connected to path, also to one too long for sun_path; the caller closes it.
-
-    Raises StepError that names the option.
-    """
-    link = -1
-    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    try:
-        if len(kernel.fsencode(path)) > SUN_PATH:
-            link = posix.open(path, posix.O_PATH | posix.O_CLOEXEC)
-            connection.connect(f"/proc/self/fd/{link}")
-        else:
-            connection.connect(path)
-        return connection.detach()
-    except OSError as error:
-        raise StepError(error.errno or 0, "connect", option, path) from None
-    finally:
-        connection.close()
-        if link >= 0:
-            posix.close(link)
 
 
 class Console:

@@ -516,7 +516,9 @@ def _connect_console(ctx: Context, options: Any, console_fd: int) -> None:
     place = ctx.console_socket
     assert place is not None
     if path:
-        place.opener = lambda: kernel.unix_connect(path)
+        from ocirt.unixsocket import connect
+
+        place.opener = lambda: connect(path, "--console-socket")
     elif console_fd >= 0:
         place.opener = lambda: posix.dup(console_fd)
     else:

@@ -94,7 +94,7 @@ def pidfd_sender(call: Call) -> Callable[[Any], None] | None:
     path = call.values.get("pidfd_socket")
     if not path:
         return None
-    from ocirt.console import connect
+    from ocirt.unixsocket import connect
 
     connection = connect(path, "--pidfd-socket")
     return lambda created: kernel.send_fd(connection, created.pidfd, b"pidfd")
