@@ -24,6 +24,7 @@ def build_probe(directory: Path) -> Path:
 def make_rootfs(directory: Path, probe: Path) -> None:
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "root", "home/user", "usr/bin"):
         (directory / name).mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o755)  # mktemp gave 0700: other users of the container must get in
     (directory / "tmp").chmod(0o1777)
     shutil.copy(BUSYBOX, directory / "bin/busybox")
     for applet in APPLETS.split():
@@ -49,6 +50,7 @@ class Bundle:
         path.mkdir(parents=True)
         subprocess.run(["cp", "-a", rootfs, path / "rootfs"], check=True)
         spec = copy.deepcopy(example())
+        spec["ociVersion"] = "1.0.2"  # crun 1.8 refuses what it does not know
         spec["process"]["terminal"] = False
         spec["root"]["readonly"] = False
         spec["process"]["args"] = ["/bin/probe"]
