@@ -23,10 +23,9 @@ LAYERS = (
     "kernel",
     "procfs",
     "spec",
-    "spawn trace options logsink version",
+    "spawn unixsocket trace options logsink version",
     "log plan host initbin explain state",
     "context",
-    "describe",
     # what applies fields: these do not know each other
     (
         "namespaces idmap rootfs mounts mount_options cgroup_mount devices terminal sysctl process "
@@ -38,7 +37,7 @@ LAYERS = (
     "console",
     "launch",
     "container",
-    "verify features foreground run",
+    "verify features describe foreground run",
     "cli",
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
