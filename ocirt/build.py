@@ -72,6 +72,10 @@ def build_exec(container: Container, process: dict[str, Any], options: ExecOptio
     if manager is not None:
         from ocirt.cgroups.apply import join
 
+        if options.cgroups:
+            from ocirt.cgroups.below import below
+
+            manager = below(manager, options.cgroups)
         join(ctx, manager, container.saved["pid"])
     apply_final_affinity(ctx, affinity)
     pidfd = plan.handle(f"pidfd of {container.id}", "linux.namespaces", lambda: _checked_pidfd(container))
