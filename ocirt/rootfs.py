@@ -41,41 +41,30 @@ def apply_root(ctx: Context, root: dict[str, Any]) -> None:
     propagation = ctx.linux.get("rootfsPropagation") or ""
     if propagation not in PROPAGATION and propagation:
         raise SpecError("linux.rootfsPropagation", f"{propagation!r} is not a propagation type")
-    shared = propagation in ("shared", "rshared")
-    flags = kernel.AT_RECURSIVE
-    if not shared:
-        # The bind of the rootfs inherits this; unbindable could not be bound at all.
-        name = "MS_PRIVATE" if propagation in ("private", "rprivate") else "MS_SLAVE"
-        data = kernel.mount_attr(0, 0, getattr(kernel, name))
-        plan.add("mount_setattr", "linux.rootfsPropagation", AT_FDCWD, b"/", flags, data, detail="/")
-    else:
-        # pivot_root refuses a root whose parent is shared; the rootfs itself stays shared.
+    if propagation in ("shared", "rshared"):
+        # Volumes stay shared with the host. The rootfs does not: pivot_root refuses a root that
+        # is shared or whose parent is, so its mount turns private and "/" is shared again later.
         point = kernel.fsencode(ctx.host.mount_point_of(kernel.fsdecode(ctx.rootfs)))
-        data = kernel.mount_attr(0, 0, kernel.MS_PRIVATE)
-        _clone_root(ctx, field, root)
-        plan.add(
-            "mount_setattr",
-            "linux.rootfsPropagation",
-            AT_FDCWD,
-            point,
-            0,
-            data,
-            detail="parent of the rootfs",
-        )
-        _attach_root(ctx, field, root)
-        return
-    _clone_root(ctx, field, root)
-    _attach_root(ctx, field, root)
-
-
-def _clone_root(ctx: Context, field: str, root: dict[str, Any]) -> None:
+        kind, flags = "MS_PRIVATE", 0
+    else:
+        # The bind of the rootfs inherits this; unbindable could not be bound at all.
+        point = b"/"
+        kind = "MS_PRIVATE" if propagation in ("private", "rprivate") else "MS_SLAVE"
+        flags = kernel.AT_RECURSIVE
+    data = kernel.mount_attr(0, 0, getattr(kernel, kind))
+    plan.add(
+        "mount_setattr",
+        "linux.rootfsPropagation",
+        AT_FDCWD,
+        point,
+        flags,
+        data,
+        detail="parent of the rootfs" if flags == 0 else "/",
+    )
     flags = kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC | kernel.AT_RECURSIVE
-    ctx.plan.add("open_tree", field, ctx.root, AT_FDCWD, ctx.rootfs, flags, detail=root["path"])
-
-
-def _attach_root(ctx: Context, field: str, root: dict[str, Any]) -> None:
+    plan.add("open_tree", field, ctx.root, AT_FDCWD, ctx.rootfs, flags, detail=root["path"])
     flags = kernel.MOVE_MOUNT_F_EMPTY_PATH
-    ctx.plan.add("move_mount", field, ctx.root, b"", AT_FDCWD, ctx.rootfs, flags, detail=root["path"])
+    plan.add("move_mount", field, ctx.root, b"", AT_FDCWD, ctx.rootfs, flags, detail=root["path"])
 
 
 def apply_hooks_sync(ctx: Context, _value: Any) -> None:

@@ -54,7 +54,7 @@ def test_preserved_fds_and_only_those_are_passed(runtime: Runtime, bundle: Bundl
     fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(2)]
     try:
         done = subprocess.run(
-            ["sh", "-c", f'exec 3<&{fds[0]} 4<&{fds[1]} 5<&{fds[0]}; exec "$@"', "sh",
+            ["bash", "-c", f'exec 3<&{fds[0]} 4<&{fds[1]} 5<&{fds[0]}; exec "$@"', "sh",
              *runtime.command("run", "--preserve-fds", 2, "--bundle", bundle.path, runtime.new_id())],
             pass_fds=fds, capture_output=True, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
@@ -83,8 +83,13 @@ def test_user_pid_time_namespaces_and_a_network_by_path_in_one_container(
         bundle.namespaces("user", "pid", "mount", "ipc", "uts", "cgroup", "time")
         bundle.linux["namespaces"].append({"type": "network", "path": f"/proc/{network.pid}/ns/net"})
         bundle.linux.update(uidMappings=MAPS, gidMappings=MAPS)
-        bundle.linux["timeOffsets"] = {"monotonic": {"secs": 86400}, "boottime": {"secs": 3600, "nanosecs": 5}}
-        bundle.spec["mounts"] = [m for m in bundle.spec["mounts"] if m["destination"] not in ("/sys", "/sys/fs/cgroup")]
+        bundle.linux["timeOffsets"] = {
+            "monotonic": {"secs": 86400},
+            "boottime": {"secs": 3600, "nanosecs": 5},
+        }
+        bundle.spec["mounts"] = [
+            m for m in bundle.spec["mounts"] if m["destination"] not in ("/sys", "/sys/fs/cgroup")
+        ]
         give_away(bundle)
         bundle.args("/bin/sleep", "60")
         container_id = runtime.start_bundle(bundle)
@@ -115,10 +120,10 @@ def give_away(bundle: Bundle) -> None:
 
 
 def test_a_path_of_another_namespace_type_is_refused(runtime: Runtime, bundle: Bundle) -> None:
-    bundle.namespaces("pid", "mount", network="/proc/self/ns/uts")
+    bundle.namespaces("pid", "mount", "uts", network="/proc/self/ns/uts")
     done = runtime.run(bundle)
     assert done.returncode == 1
-    assert "linux.namespaces[2].path: /proc/self/ns/uts is not a network namespace" in done.stderr
+    assert "linux.namespaces[3].path: /proc/self/ns/uts is not a network namespace" in done.stderr
 
 
 def test_hostname_and_domainname(any_runtime: Runtime, bundle: Bundle) -> None:
@@ -138,7 +143,18 @@ def test_mounts_have_their_flags(any_runtime: Runtime, bundle: Bundle, tmp_path:
         {"destination": "/scratch", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "size=64k"]},
         {"destination": "/sealed", "type": "tmpfs", "source": "tmpfs", "options": ["ro"]},
     ]  # fmt: skip
-    bundle.args("/bin/probe", "all", "read", "/new/file", "create", "/data/x", "create", "/scratch/x", "create", "/sealed/x")
+    bundle.args(
+        "/bin/probe",
+        "all",
+        "read",
+        "/new/file",
+        "create",
+        "/data/x",
+        "create",
+        "/scratch/x",
+        "create",
+        "/sealed/x",
+    )
     seen = probe(any_runtime, bundle)
     mounts = seen.mounts()
     assert "ro" in mounts["/data"][0]
@@ -158,8 +174,10 @@ def test_nothing_of_the_host_is_mounted_but_what_was_asked(runtime: Runtime, bun
     assert points <= {"/", "/sys/firmware", "/sys/devices/virtual/powercap"}
 
 
-def test_tmpfs_gets_the_mode_of_the_directory_below_and_copies_it_up(runtime: Runtime, bundle: Bundle) -> None:
-    (bundle.rootfs / "var").mkdir(mode=0o750)
+def test_tmpfs_gets_the_mode_of_the_directory_below_and_copies_it_up(
+    runtime: Runtime, bundle: Bundle
+) -> None:
+    (bundle.rootfs / "var").mkdir(mode=0o755)
     os.chown(bundle.rootfs / "var", 5, 6)
     (bundle.rootfs / "var/deep/er").mkdir(parents=True)
     (bundle.rootfs / "var/deep/er/file").write_text("kept")
@@ -172,7 +190,7 @@ def test_tmpfs_gets_the_mode_of_the_directory_below_and_copies_it_up(runtime: Ru
     assert seen.mounts()["/var"][1] == "tmpfs"
     assert seen["/var/link"] == "kept"
     assert seen["create /var/new"] == "ok"
-    assert seen["stat /var"].startswith("40750 5 6 ")
+    assert seen["stat /var"].startswith("40755 5 6 ")
     assert not (bundle.rootfs / "var/new").exists()
 
 
@@ -200,7 +218,9 @@ def test_masked_paths_read_as_empty_and_readonly_paths_refuse(any_runtime: Runti
     (bundle.rootfs / "fixed").mkdir()
     bundle.linux["maskedPaths"] += ["/secret", "/hidden", "/nosuch"]
     bundle.linux["readonlyPaths"] += ["/fixed", "/nosuch"]
-    bundle.args("/bin/probe", "read", "/secret", "stat", "/hidden/file", "create", "/hidden/x", "create", "/fixed/x")
+    bundle.args(
+        "/bin/probe", "read", "/secret", "stat", "/hidden/file", "create", "/hidden/x", "create", "/fixed/x"
+    )
     seen = probe(any_runtime, bundle)
     assert seen["/secret"] == ""
     assert seen["stat /hidden/file"] == "No such file or directory"
