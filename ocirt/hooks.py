@@ -101,7 +101,8 @@ def run_hooks(
         field = f"hooks.{kind}[{i}]"
         path, argv, env, timeout = prepare(field, hook)
         try:
-            result = run([path, *argv[1:]], env, text, timeout)
+            # argv[0] is the config's: dockerd's hook finds its way by it.
+            result = run(argv, env, text, timeout, path)
         except OSError as error:
             failure = HookFailed(field, path, (error.strerror or "").lower())
         else:

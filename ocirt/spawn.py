@@ -36,8 +36,9 @@ def run(
     env: Mapping[bytes, bytes],
     stdin: bytes = b"",
     timeout: float | None = None,
+    path: str | None = None,
 ) -> Result:
-    """Run argv[0] (an absolute path) and wait for it; killed after timeout seconds.
+    """Run path (argv[0] when not given; absolute) and wait for it; killed after timeout seconds.
 
     Raises OSError when it cannot be started. stdout and stderr are read together.
     """
@@ -50,7 +51,7 @@ def run(
             (posix.POSIX_SPAWN_DUP2, out_write, 1),
             (posix.POSIX_SPAWN_DUP2, out_write, 2),
         ]
-        pid = posix.posix_spawn(argv[0], argv, env, file_actions=actions, setsigmask=[])
+        pid = posix.posix_spawn(path or argv[0], argv, env, file_actions=actions, setsigmask=[])
     except OSError:
         posix.close(in_write)
         posix.close(out_read)

@@ -151,8 +151,6 @@ def test_memory_limit_ends_a_process_that_takes_more(podman):
         "run", *options, IMAGE, "dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1", check=False
     )
     assert done.returncode == 137
-    assert podman("inspect", "--format", "{{.State.OOMKilled}}", "hungry").stdout == "true\n"
-    podman("rm", "hungry")
 
 
 def test_read_only_tmpfs_and_volumes_are_mounted_as_asked(podman, share):

@@ -17,6 +17,11 @@ def test_input_and_both_outputs_pass_through() -> None:
     assert (result.status, result.stderr) == (0, "hello\nerr\n")
 
 
+def test_the_program_is_called_by_the_name_given_not_by_its_path() -> None:
+    result = run(["named", "-c", "echo $0"], ENV, path="/bin/sh")
+    assert (result.status, result.stderr) == (0, "named\n")
+
+
 def test_large_input_does_not_block_a_program_that_ignores_it() -> None:
     assert run(["/bin/true"], ENV, b"x" * (1 << 20)).status == 0
 
