@@ -178,6 +178,7 @@ def test_tmpfs_gets_the_mode_of_the_directory_below_and_copies_it_up(
     runtime: Runtime, bundle: Bundle
 ) -> None:
     (bundle.rootfs / "var").mkdir(mode=0o755)
+    (bundle.rootfs / "var").chmod(0o777)
     os.chown(bundle.rootfs / "var", 5, 6)
     (bundle.rootfs / "var/deep/er").mkdir(parents=True)
     (bundle.rootfs / "var/deep/er/file").write_text("kept")
@@ -190,7 +191,7 @@ def test_tmpfs_gets_the_mode_of_the_directory_below_and_copies_it_up(
     assert seen.mounts()["/var"][1] == "tmpfs"
     assert seen["/var/link"] == "kept"
     assert seen["create /var/new"] == "ok"
-    assert seen["stat /var"].startswith("40755 5 6 ")
+    assert seen["stat /var"].startswith("40777 5 6 ")
     assert not (bundle.rootfs / "var/new").exists()
 
 
