@@ -43,6 +43,7 @@ KEPT = frozenset(
         "URG",
     )
 )
+ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
 SIGINFO_SIZE = 128
 
 
@@ -58,7 +59,8 @@ def run_bundle(
 ) -> tuple[int, list[str]]:
     """Create, start, wait and, unless keep, delete: (exit status, warnings).
 
-    subreaper: orphans of a container that shares our pid namespace become ours to reap.
+    subreaper: orphans of a container that shares our pid namespace become ours to reap. Raises
+    Interrupted when a signal ends the making of the container; then nothing is left behind.
     """
     if options.console_socket:
         raise OcirtError("cannot use --console-socket without --detach: the terminal is ours")
@@ -83,15 +85,15 @@ def run_bundle(
             on_created=created,
         )
         status = foreground.wait(container)
+        warnings = container.warnings
+        if not keep:
+            try:
+                container.delete(force=True)
+            except OcirtError as error:
+                # The process has run: its status is what the caller waits for.
+                warnings = [*warnings, f"delete: {error}"]
     finally:
         foreground.end()
-    warnings = container.warnings
-    if not keep:
-        try:
-            container.delete(force=True)
-        except OcirtError as error:
-            # The process has run: its status is what the caller waits for.
-            warnings = [*warnings, f"delete: {error}"]
     return status, warnings
 
 
@@ -121,6 +123,18 @@ def exec_in(
     return status, started.warnings
 
 
+class Interrupted(OcirtError):
+    """A signal came before there was a process to pass it on to."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by signal {number}")
+        self.exit_status = 128 + number
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise Interrupted(number)
+
+
 class Foreground:
     """Signals, terminal and end of one process. Call end() in any case."""
 
@@ -131,13 +145,19 @@ class Foreground:
         self._relay: Relay | None = None
         self._signals = -1
         self._old_mask: Any = None
+        self._old_handlers = [
+            (number, _signal.signal(number, _interrupt))
+            for number in ENDING
+            if _signal.getsignal(number) != _signal.SIG_IGN  # nohup
+        ]
 
     def take(self, process: Container | Exec, terminal: bool, notify_directory: str | None = None) -> None:
         """The process is there and about to run: from here on it gets our signals."""
+        self._pid = process.pid  # asked while it lives: a container that has ended has none
         taken = [
             number
             for number in _signal.valid_signals()
-            if number not in KEPT and _signal.getsignal(number) != _signal.SIG_IGN  # nohup
+            if number not in KEPT and _signal.getsignal(number) != _signal.SIG_IGN
         ]
         self._old_mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, taken)
         self._signals = kernel.signalfd(taken)
@@ -177,16 +197,17 @@ class Foreground:
                 elif console is not None:
                     console.ready(fd, what)
         status = process.wait()
+        events.close()
         if console is not None:
             console.drain(self._signals)
-        events.close()
+            console.end()
         return status
 
     def _pass_on(self, process: Container | Exec) -> None:
         data = posix.read(self._signals, SIGINFO_SIZE)
         number = int.from_bytes(data[:4], "little")
         if number == _signal.SIGCHLD:
-            _reap_others(process.pid)
+            _reap_others(self._pid)
             return
         if number == _signal.SIGWINCH:
             if self._console is not None:
@@ -211,6 +232,9 @@ class Foreground:
             if fd >= 0:
                 posix.close(fd)
         self._receiver = self.console_fd = self._signals = -1
+        for number, handler in self._old_handlers:
+            _signal.signal(number, _signal.SIG_DFL if handler is None else handler)
+        self._old_handlers = []
         if self._old_mask is not None:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self._old_mask)
             self._old_mask = None
