@@ -20,12 +20,13 @@ def names(text: str) -> set[str]:
 
 
 # C modules only: nothing of the standard library that is written in Python.
-BUILTIN = names("_cffi_backend _json _socket _stat _struct errno fcntl select _signal")
+BUILTIN = names("_json _socket _stat _struct errno fcntl select _signal")
 EVERY = names(
-    "ocirt ocirt._shim ocirt._shim.lib ocirt.cli ocirt.cli.parse ocirt.cli.root ocirt.container ocirt.errors "
+    "ocirt ocirt.cli ocirt.cli.parse ocirt.cli.root ocirt.container ocirt.errors "
     "ocirt.kernel ocirt.log ocirt.procfs ocirt.spec ocirt.spec.jsontext ocirt.state"
 )
-LAUNCH = names("ocirt.initbin ocirt.launch ocirt.plan")
+SHIM = names("ocirt._shim ocirt._shim.lib _cffi_backend")  # 0.6 ms
+LAUNCH = SHIM | names("ocirt.initbin ocirt.launch ocirt.plan")
 CGROUPS = names(
     "ocirt.cgroups ocirt.cgroups.manager ocirt.cgroups.resources ocirt.cgroups.v1 ocirt.cgroups.v2"
 )
@@ -45,8 +46,8 @@ BUDGET = {
     "start": LAUNCH | CGROUPS | {"ocirt.cli.start"},
     "state": {"ocirt.cli.output", "ocirt.cli.state"} | CGROUPS,
     "exec": LAUNCH | CGROUPS | EXECUTE | {"ocirt.cli.exec", "ocirt.foreground"},
-    "kill": CGROUPS | {"ocirt.cli.kill"},
-    "delete": CGROUPS | {"ocirt.cli.delete"},
+    "kill": SHIM | CGROUPS | {"ocirt.cli.kill"},
+    "delete": SHIM | CGROUPS | {"ocirt.cli.delete"},
     "run": LAUNCH | CGROUPS | COMPILE | {"ocirt.cli.run", "ocirt.foreground"},
     "list": CGROUPS | {"ocirt.cli.list", "ocirt.cli.output"},
 }
@@ -119,4 +120,4 @@ def test_no_module_of_the_hot_path_imports_the_standard_library_at_once() -> Non
         "print(*sorted(n for n in set(sys.modules) - before if n.partition('.')[0] != 'ocirt'))"
     )
     done = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) - {"__future__"} <= BUILTIN
+    assert set(done.stdout.split()) - {"__future__"} <= BUILTIN | SHIM
