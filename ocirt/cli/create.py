@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posix
+
 from ocirt import kernel
 from ocirt.cli.parse import BOOL, NUMBER, TEXT, expect
 from ocirt.container import Container
@@ -81,6 +83,10 @@ def create_options(call: Call, container_id: str) -> CreateOptions:
 def pass_listen_fds(options: CreateOptions | ExecOptions) -> None:
     """Sockets from systemd's activation come first among the preserved fds (sd_listen_fds(3))."""
     count = kernel.getenv("LISTEN_FDS") or ""
+    # Another pid: meant for another process, and left in the environment by it. 1: an engine that
+    # hands them on writes what the program inside is to see.
+    if kernel.getenv("LISTEN_PID") not in (None, "1", str(posix.getpid())):
+        return
     if count.isascii() and count.isdigit() and 0 < int(count) < 1 << 16:
         options.preserve_fds += int(count)
         options.environment += (f"LISTEN_FDS={count}", "LISTEN_PID=1")

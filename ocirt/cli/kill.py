@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
-
+from ocirt._shim import lib
 from ocirt.cli.parse import BOOL, expect
 from ocirt.container import Container
 from ocirt.errors import OcirtError
@@ -13,7 +12,9 @@ if TYPE_CHECKING:
     from ocirt.cli import Call
 
 OPTIONS: dict[str, int | str] = {"all": BOOL, "a": "all", "regex": BOOL, "r": "regex"}
-LAST = 64
+ALIASES = {"CLD": "CHLD", "POLL": "IO", "IOT": "ABRT"}
+# As the C library counts: it keeps the first two real-time signals for itself.
+RTMIN, RTMAX = 34, 64
 
 
 def run(call: Call) -> int:
@@ -31,19 +32,27 @@ def run(call: Call) -> int:
 
 def parse_signal(text: str) -> int:
     """Number of a signal: 0 to 64, KILL, SIGKILL, RTMIN+3, RTMAX-1, in any case."""
+    number = -1
     if text.isascii() and text.isdigit() and len(text) < 4:
         number = int(text)
-    else:
+    elif text.isascii():
         name = text.upper().removeprefix("SIG")
-        base, sign, offset = name[:5], name[5:6], name[6:]
-        if base in ("RTMIN", "RTMAX") and sign in ("", "+", "-") and (offset.isdecimal() or not sign):
-            number = _signal.SIGRTMIN if base == "RTMIN" else _signal.SIGRTMAX
-            number += int(sign + offset) if sign else 0
-            if not _signal.SIGRTMIN <= number <= _signal.SIGRTMAX:
-                number = -1
-        else:
-            found = getattr(_signal, f"SIG{name}", -1) if name.isalnum() else -1
-            number = found if isinstance(found, int) else -1
-    if not 0 <= number <= LAST:
+        if name[:5] in ("RTMIN", "RTMAX"):
+            number = _real_time(name)
+        elif name.isalnum():
+            number = getattr(lib, f"SIG{ALIASES.get(name, name)}", -1)
+    if not 0 <= number <= RTMAX:
         raise OcirtError(f'unknown signal "{text}"')
     return number
+
+
+def _real_time(name: str) -> int:
+    """RTMIN+N, RTMAX-N or one of the two alone; -1 if it is none of these."""
+    base = RTMIN if name[:5] == "RTMIN" else RTMAX
+    sign, digits = name[5:6], name[6:]
+    if not sign:
+        return base
+    if sign != ("+" if base == RTMIN else "-") or not digits.isdigit() or len(digits) > 2:
+        return -1
+    number = base + int(sign + digits)
+    return number if RTMIN <= number <= RTMAX else -1
