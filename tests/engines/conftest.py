@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def engine_host(
     tmp_path_factory: pytest.TempPathFactory, nothing_is_left: None, ocirt: Path
 ) -> Iterator[EngineHost]:
-    host = EngineHost(tmp_path_factory.mktemp("engines") / "host")
+    host = EngineHost(tmp_path_factory.mktemp("engines") / "host", ocirt)
     host.start()
     try:
         write_archive(host.share / "image.tar")

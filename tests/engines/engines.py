@@ -45,7 +45,7 @@ class Podman(Engine):
     def __init__(self, host: EngineHost, runtime: Path, rootless: bool = False) -> None:
         super().__init__(host, runtime)
         self.user = rootless
-        self.words = ("podman", "--runtime", runtime)
+        self.words = ("podman", "--runtime", runtime.name if runtime == host.runtime else runtime)
 
     def start(self) -> None:
         self("load", "-q", "-i", SHARE / "image.tar")

@@ -65,6 +65,7 @@ exec sleep infinity
 """
 
 # The hard limits: where the capability to raise them is missing, podman's defaults are refused.
+# runtime_supports_nocgroup: podman's manual has it with an s, its code without.
 CONTAINERS_CONF = """[containers]
 default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]
 default_sysctls = ["net.ipv4.ping_group_range=0 0"]
@@ -75,7 +76,7 @@ network_backend = "netavark"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 infra_image = "localhost/octest-pause:latest"
-runtime_supports_nocgroups = ["crun", "ocirt"]
+runtime_supports_nocgroup = ["crun", "ocirt"]
 runtime_supports_json = ["crun", "runc", "ocirt"]
 """
 
@@ -83,8 +84,10 @@ runtime_supports_json = ["crun", "runc", "ocirt"]
 class EngineHost:
     """The namespaces, held by one process from start() to stop()."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, runtime: Path | None = None) -> None:
+        """With a runtime podman knows it by its name: only so its abilities can be listed."""
         self.directory = directory
+        self.runtime = runtime
         self.share = directory / "share"
         self.holder: subprocess.Popen[str] | None = None
         self._daemons: list[subprocess.Popen[Any]] = []
@@ -121,7 +124,8 @@ class EngineHost:
         (etc / "subuid").write_text(SUBIDS)
         (etc / "subgid").write_text(SUBIDS)
         containers = etc / "containers"
-        (containers / "containers.conf").write_text(CONTAINERS_CONF)
+        runtimes = f'[engine.runtimes]\n{self.runtime.name} = ["{self.runtime}"]\n' if self.runtime else ""
+        (containers / "containers.conf").write_text(CONTAINERS_CONF + runtimes)
         (containers / "storage.conf").write_text(
             '[storage]\ndriver = "overlay"\n'
             'runroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n'
@@ -186,7 +190,7 @@ class EngineHost:
         """A command that runs on, ended by stop() at the latest."""
         with log.open("ab") as out:
             process = subprocess.Popen(
-                self.command(words),
+                ["setpriv", "--pdeathsig", "KILL", *self.command(words)],
                 env=self.environment(extra=env),
                 stdin=subprocess.DEVNULL,
                 stdout=out,

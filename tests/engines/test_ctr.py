@@ -77,11 +77,6 @@ def test_missing_command_is_an_error_that_names_it(ctr):
 
 
 @pytest.mark.slow
-def test_ps_lists_the_processes_of_the_task(ctr, task):
-    assert str(pid_of(ctr, task)) in ctr("task", "ps", task).stdout.split()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "script", "output"),
     [

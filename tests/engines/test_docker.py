@@ -197,11 +197,6 @@ def test_published_port_reaches_the_container(docker):
 
 
 @pytest.mark.slow
-def test_top_lists_the_processes_of_the_container(docker, sleeper):
-    assert "sleep 1000" in docker("top", sleeper).stdout
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("buildkit", ["0", "1"])
 def test_build_runs_commands(docker, share, buildkit):
     (share / "Dockerfile").write_text(
