@@ -53,7 +53,8 @@ static void file(const char *name, const char *path)
 	}
 	size_t size = 0;
 	ssize_t got;
-	while (size < sizeof(text) - 1 && (got = read(fd, text + size, sizeof(text) - 1 - size)) > 0)
+	while (size < sizeof(text) - 1 &&
+	       (got = read(fd, text + size, sizeof(text) - 1 - size)) > 0)
 		size += got;
 	text[size] = 0;
 	close(fd);
@@ -173,8 +174,9 @@ int main(int argc, char **argv)
 			if (lstat(arg, &st) < 0)
 				result("stat", arg, -1);
 			else
-				printf("stat %s\t%o %u %u %u:%u %ld\n", arg, st.st_mode, st.st_uid, st.st_gid,
-				       major(st.st_rdev), minor(st.st_rdev), (long)st.st_size);
+				printf("stat %s\t%o %u %u %u:%u %ld\n", arg, st.st_mode, st.st_uid,
+				       st.st_gid, major(st.st_rdev), minor(st.st_rdev),
+				       (long)st.st_size);
 		} else if (!strcmp(what, "mknod") && i + 2 < argc) {
 			dev_t device = makedev(atoi(argv[i + 1]), atoi(argv[i + 2]));
 			result("mknod", arg, mknod(arg, S_IFCHR | 0600, device));
@@ -201,7 +203,8 @@ int main(int argc, char **argv)
 			}
 		} else if (!strcmp(what, "alloc")) {
 			long bytes = atol(arg);
-			char *memory = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			char *memory = mmap(0, bytes, PROT_READ | PROT_WRITE,
+					    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 			for (long at = 0; memory != MAP_FAILED && at < bytes; at += 4096)
 				memory[at] = 1;
 			result("alloc", arg, memory == MAP_FAILED ? -1 : 0);

@@ -26,9 +26,7 @@ def _covered(name: str) -> bool:
 def test_every_property_of_the_schema_has_a_row_or_a_reason() -> None:
     containers = {"process", "root", "hooks", "linux"}
     missing = [
-        name
-        for name in properties()
-        if name not in containers and name != "root.path" and not _covered(name)
+        name for name in properties() if name not in containers and name != "root.path" and not _covered(name)
     ]
     assert missing == []
 

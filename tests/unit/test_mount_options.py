@@ -61,4 +61,8 @@ def test_what_is_not_built_is_named() -> None:
 
 
 def test_constants_are_those_of_the_headers() -> None:
-    assert (kernel.MOUNT_ATTR_RDONLY, kernel.MOUNT_ATTR_NOSUID, kernel.MOUNT_ATTR_NODEV) == (RO, NOSUID, NODEV)
+    assert (kernel.MOUNT_ATTR_RDONLY, kernel.MOUNT_ATTR_NOSUID, kernel.MOUNT_ATTR_NODEV) == (
+        RO,
+        NOSUID,
+        NODEV,
+    )
