@@ -52,7 +52,7 @@ static int archive_fits(void)
 	       (Py_Version >> 4 & 0xf) == (PY_VERSION_HEX >> 4 & 0xf);
 }
 
-static void start_python(const struct place *place, int core_only)
+static void start_python(const struct place *place, int use_archive)
 {
 	PyPreConfig preconfig;
 	PyConfig config;
@@ -64,7 +64,7 @@ static void start_python(const struct place *place, int core_only)
 	PyConfig_InitIsolatedConfig(&config);
 	config.site_import = 0;
 	config.install_signal_handlers = 0;
-	config.write_bytecode = 0;
+	config.write_bytecode = !use_archive;
 	config.parse_argv = 0;
 	config.pathconfig_warnings = 0;
 	set_path(&config, &config.program_name, place->executable);
@@ -79,9 +79,7 @@ static void start_python(const struct place *place, int core_only)
 	append_path(&config, STDLIB "/lib-dynload");
 	append_path(&config, place->site);
 #ifdef CORE_INIT
-	config._init_main = !core_only;
-#else
-	(void)core_only;
+	config._init_main = !use_archive;
 #endif
 	check(Py_InitializeFromConfig(&config));
 	PyConfig_Clear(&config);

@@ -1,7 +1,7 @@
 """What the launcher's build must know of the Python that runs this script, one fact per line.
 
 version, extension suffix, installation directory below the prefix, standard library, prefix,
-system site directories, executable, static library (or nothing), "pic" if that may go into a PIE.
+system site directories, executable, static library (or nothing).
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import sys
 import sysconfig
 
 
-def static_library() -> tuple[str, str]:
+def static_library() -> str:
     version = sysconfig.get_config_var("LDVERSION")
     for directory in (sysconfig.get_config_var("LIBPL"), sysconfig.get_config_var("LIBDIR")):
-        for suffix, kind in (("-pic", "pic"), ("", "")):
-            path = f"{directory}/libpython{version}{suffix}.a"
-            if os.path.exists(path):
-                return path, kind
-    return "", ""
+        path = f"{directory}/libpython{version}.a"
+        if os.path.exists(path):
+            return path
+    return ""
 
 
 def system_sites() -> list[str]:
@@ -30,7 +29,6 @@ def system_sites() -> list[str]:
 
 def main() -> None:
     version = sysconfig.get_config_var("py_version_short")
-    library, kind = static_library()
     platlib = os.path.relpath(sysconfig.get_path("platlib"), sysconfig.get_path("data"))
     executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     assert re.fullmatch(r"3\.\d+", version)
@@ -41,8 +39,7 @@ def main() -> None:
     print(sys.base_prefix)
     print(":".join(dict.fromkeys(os.path.normpath(path) for path in system_sites())))
     print(executable)
-    print(library)
-    print(kind)
+    print(static_library())
 
 
 if __name__ == "__main__":
