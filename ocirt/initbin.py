@@ -21,7 +21,7 @@ def open_init() -> int:
     """Executable fd of ocirt-init: a sealed memfd, so that the file on the host is never mapped
     into a container and cannot be overwritten from one (CVE-2019-5736).
 
-    Where vm.memfd_noexec=2 forbids executable memfds, the file on a read-only overlay.
+    Where vm.memfd_noexec=2 forbids executable memfds, a copy on a read-only tmpfs.
     """
     path = f"{package_directory()}/{NAME}"
     try:
@@ -33,28 +33,32 @@ def open_init() -> int:
     except OSError as error:
         if error.errno != EACCES:
             raise
-        return _on_overlay()
+        return _on_tmpfs(data)
     kernel.write_all(fd, data)
     kernel.seal(fd)
     return fd
 
 
-def _on_overlay() -> int:
-    """Open the init through an overlay without upper layer: a write can only fail."""
-    directory = package_directory()
-    fs = kernel.fsopen("overlay", kernel.FSOPEN_CLOEXEC)
+def _on_tmpfs(data: bytes) -> int:
+    """Open a copy on a file system that has no name and that nobody can write to any more."""
     try:
-        # An overlay without an upper layer wants two lower ones.
-        lower = f"{directory}:{directory}/spec"
-        kernel.fsconfig(fs, kernel.FSCONFIG_SET_STRING, "lowerdir", lower)
-        kernel.fsconfig(fs, kernel.FSCONFIG_CMD_CREATE)
-        mount = kernel.fsmount(fs, kernel.FSMOUNT_CLOEXEC, kernel.MOUNT_ATTR_RDONLY)
-    finally:
-        posix.close(fs)
-    try:
-        return posix.open(NAME, posix.O_RDONLY | posix.O_CLOEXEC, dir_fd=mount)
-    finally:
-        posix.close(mount)
+        fs = kernel.fsopen("tmpfs", kernel.FSOPEN_CLOEXEC)
+        try:
+            kernel.fsconfig(fs, kernel.FSCONFIG_CMD_CREATE)
+            mount = kernel.fsmount(fs, kernel.FSMOUNT_CLOEXEC, 0)
+        finally:
+            posix.close(fs)
+        try:
+            flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC
+            fd = posix.open(NAME, flags, 0o555, dir_fd=mount)
+            kernel.write_all(fd, data)
+            posix.close(fd)
+            kernel.mount_setattr(mount, "", kernel.AT_EMPTY_PATH, kernel.MOUNT_ATTR_RDONLY)
+            return posix.open(NAME, posix.O_RDONLY | posix.O_CLOEXEC, dir_fd=mount)
+        finally:
+            posix.close(mount)
+    except OSError as error:
+        raise OcirtError(f"vm.memfd_noexec is 2, and instead: {NAME} on a tmpfs: {error.strerror}") from None
 
 
 def plan_memfd(data: bytes) -> int:
