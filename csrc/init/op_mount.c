@@ -6,13 +6,13 @@
 /* The messages that a context has for its last failure, e.g. "tmpfs: Unknown parameter 'x'". */
 static void read_messages(i32 context)
 {
-	for (int i = 0; i < 16; i++) {
+	for (int i = 0, told = 0; i < 16; i++) {
 		long length = SYS(read, context, scratch, sizeof(scratch));
 		if (length < 3)
 			return;
 		if (scratch[0] != 'e' || scratch[1] != ' ') /* w: warning, i: information */
 			continue;
-		if (text_room() < PLAN_TEXT_MAX)
+		if (told++)
 			text_add("; ");
 		text_add_bytes(scratch + 2, length - 2 - (scratch[length - 1] == '\n'));
 	}
