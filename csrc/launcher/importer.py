@@ -84,7 +84,7 @@ def extension(name):
             found = directory + "/" + name + suffix
             if access(found, 0):
                 return found
-    elif name[0] == "_":
+    elif name[0] == "_" or name in ("fcntl", "select"):  # builtin in Debian's Python
         found = dynload + "/" + name + suffix
         if access(found, 0):
             return found
