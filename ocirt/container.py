@@ -94,6 +94,7 @@ class Container:
                 directory.write("config.json", text)
                 # Before anything else exists: what a killed runtime leaves must be found again.
                 directory.save(container.saved)
+                ctx.plan.at("CGROUP", "linux.cgroupsPath", "claim the groups", lambda _: directory.claim())
             except BaseException:
                 launch.roll_back()
                 raise
@@ -347,7 +348,8 @@ class Container:
             except FileNotFoundError:
                 directory.remove()  # a create that was killed before it wrote anything
                 return
-            status = self.status
+            # The lock is ours: without a pid, the runtime that was creating it has died.
+            status = self.status if self.saved["pid"] else "stopped"
             if status == "created" or (force and status != "stopped"):
                 self._kill_everything()
             elif status != "stopped":
@@ -376,7 +378,7 @@ class Container:
         """cgroup, poststop hooks, state: in this order, so that a failure can be tried again."""
         manager = self.manager()
         if manager is not None:
-            manager.destroy()
+            self._destroy_groups(manager, directory)
         hooks = (self.saved.get("hooks") or {}).get("poststop")
         if hooks:
             from ocirt.hooks import run_hooks
@@ -384,6 +386,20 @@ class Container:
             for failed in run_hooks("poststop", hooks, self._hook_state("stopped"), only_warn=True):
                 self.warnings.append(str(failed))
         directory.remove()
+
+    def _destroy_groups(self, manager: Any, directory: StateDir) -> None:
+        """Processes can outlive the init process where it had no pid namespace of its own.
+
+        Without a saved pid the runtime died while it was creating: then the init and its hooks may
+        live. Unless it had claimed the groups, somebody else may be in them.
+        """
+        created = bool(self.saved["pid"])
+        if not created and not directory.claimed():
+            manager.remove_empty()
+            return
+        if not created or not self.saved.get("pidNamespace", True):
+            manager.kill_all(kernel.SIGKILL)
+        manager.destroy()
 
     def exec(
         self,

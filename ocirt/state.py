@@ -3,6 +3,7 @@
 ROOT/ID/state.json   what later commands need to know; replaced atomically
 ROOT/ID/config.json  config.json as it was at create
 ROOT/ID/start        listening socket of a created container; gone once it was started
+ROOT/ID/claimed      the cgroups were found empty or made: all processes in them are this container's
 """
 
 from __future__ import annotations
@@ -76,9 +77,21 @@ class StateDir:
             posix.close(fd)
         posix.rename(partial, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
+    def claim(self) -> None:
+        """From here on whoever is in the container's cgroups belongs to it."""
+        self.write("claimed", b"")
+
+    def claimed(self) -> bool:
+        return self.exists("claimed")
+
     def load(self) -> dict[str, Any]:
-        """state.json. Raises SpecError when it is not one of ours."""
+        """state.json. Raises SpecError when it is not one of ours.
+
+        FileNotFoundError also when it is empty: so it can be after the machine went down.
+        """
         data = self.read("state.json")
+        if not data:
+            raise FileNotFoundError(ENOENT, "empty", f"{self.path}/state.json")
         state: dict[str, Any] = loads(data, f"{self.path}/state.json")
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise SpecError(f"{self.path}/state.json", "was written by another version of ocirt")
@@ -112,12 +125,15 @@ class StateDir:
         for name in posix.listdir(self.fd):
             try:
                 posix.unlink(name, dir_fd=self.fd)
+            except FileNotFoundError:
+                pass
             except IsADirectoryError:
                 _remove_tree(self.fd, name)
-        try:
-            posix.rmdir(self.path)
-        except FileNotFoundError:
-            pass
+        if _still_there(self.path, self.fd):  # and not removed and made anew by others
+            try:
+                posix.rmdir(self.path)
+            except FileNotFoundError:
+                pass
 
 
 def _remove_tree(parent: int, name: str) -> None:
@@ -144,7 +160,14 @@ def reserve(root: str, container_id: str) -> StateDir:
         return reserve(root, container_id)
     except FileExistsError:
         raise AlreadyExists(container_id) from None
-    return StateDir(root, container_id, _open_locked(path))
+    try:
+        fd = _open_locked(path)
+    except FileNotFoundError:  # a delete saw the empty directory before we had the lock
+        return reserve(root, container_id)
+    if not _still_there(path, fd):
+        posix.close(fd)
+        return reserve(root, container_id)
+    return StateDir(root, container_id, fd)
 
 
 def make_root(root: str) -> None:

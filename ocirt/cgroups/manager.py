@@ -191,6 +191,15 @@ class Manager:
             time.sleep(pause)
             pause = min(pause * 2, 0.05)
 
+    def remove_empty(self) -> None:
+        """Remove only what nobody uses: the groups may be another's."""
+        for directory in self.groups():
+            try:
+                posix.rmdir(directory)
+            except OSError as error:
+                if error.errno not in (ENOENT, EBUSY, ENOTEMPTY):
+                    raise
+
 
 class NoCgroup(Manager):
     """The container stays in the groups that the runtime is in; why says why."""

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 BUSYBOX = Path("/bin/busybox")
-APPLETS = "sh ls cat echo true false sleep id ps mount hostname stat touch mkdir tty stty kill env pwd dd wc ln"
+APPLETS = (
+    "sh ls cat echo true false sleep id ps mount hostname stat touch mkdir tty stty kill env pwd dd wc ln "
+    "readlink tail date grep"
+)
 PROBE_SOURCE = Path(__file__).parents[1] / "probe" / "probe.c"
 
 
@@ -82,6 +85,15 @@ class Bundle:
 
     def write(self) -> None:
         (self.path / "config.json").write_text(json.dumps(self.spec))
+
+
+def give_away(bundle: Bundle, owner: int = 100000) -> None:
+    """A rootfs that belongs to the root of a user namespace, with a path that it may walk."""
+    subprocess.run(["chown", "-R", "-h", f"{owner}:{owner}", bundle.rootfs], check=True)
+    path = bundle.path
+    while path != Path("/"):
+        path.chmod(path.stat().st_mode | 0o011)
+        path = path.parent
 
 
 class Probe:

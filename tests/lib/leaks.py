@@ -37,6 +37,11 @@ def left_since(before: Snapshot) -> list[str]:
     return [line for line in left if f"{PREFIX}-{os.getpid()}-" in line]
 
 
+def cgroups_named(name: str) -> list[str]:
+    """The groups of a container, in all hierarchies."""
+    return [path for path in _cgroups() if path.endswith(f"/{name}")]
+
+
 def _names(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
