@@ -93,7 +93,6 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("execve", "vv", "argv env"),
     ("chown_stdio", "ii", "uid gid"),
 )
-NUMBER = {row[0]: i for i, row in enumerate(KINDS, 1)}
 SIGNATURE = {row[0]: row[1] for row in KINDS}
 
 SYNC_SCOPE, SYNC_MAPS, SYNC_HOOKS, SYNC_READY = 1, 2, 3, 4
@@ -112,8 +111,13 @@ OPEN, CGROUP, SPAWN, ENTER, CHILD, PROCESS, LAST, AFTER = (
 )
 
 _HEADER = Struct("<QIIIii9I")
-_OP = Struct("<HHi7Q")
+_OP = Struct("<HHi7Q")  # struct plan_op; encode() packs kind, skip and tolerate into one word
 _MASK = (1 << 64) - 1
+# kind -> number, argument letters, padding to ARGS words
+_CODES = {
+    name: (i, letters, (0,) * (ARGS - len(letters) - letters.count("b")))
+    for i, (name, letters, _) in enumerate(KINDS, 1)
+}
 
 
 class Handle:
@@ -209,34 +213,34 @@ class Plan:
     def encode(self, control_fd: int, proc_fd: int, trace: bool = False) -> bytes:
         """The bytes that ocirt-init reads; every handle must be open by now."""
         pool = _Pool(_HEADER.size + _OP.size * len(self.ops))
-        packed = [b""]
+        values: list[int] = []
+        add, string = values.append, pool.string
         for op in self.ops:
-            values: list[int] = []
-            arguments = iter(op.args)
-            for letter in SIGNATURE[op.kind]:
-                value = next(arguments)
-                if letter == "d":
-                    values.append((value if type(value) is int else value.fd) & _MASK)
+            number, letters, padding = _CODES[op.kind]
+            add(number | op.skip << 16 | (op.tolerate & 0xFFFFFFFF) << 32)
+            for letter, value in zip(letters, op.args, strict=True):
+                if letter == "s":
+                    add(string(value))
                 elif letter == "i":
-                    values.append(value & _MASK)
-                elif letter == "s":
-                    values.append(pool.string(value))
-                elif letter == "v":
-                    values.append(pool.vector(value))
+                    add(value & _MASK)
+                elif letter == "d":
+                    add((value if type(value) is int else value.fd) & _MASK)
                 elif letter == "o":
-                    values.append(-1000 - value)
+                    add(-1000 - value)
+                elif letter == "v":
+                    add(pool.vector(value))
                 else:
-                    values.append(pool.blob(value))
+                    add(pool.blob(value))
                     if letter == "b":
-                        values.append(len(value))
-            values += (0,) * (ARGS - len(values))
-            packed.append(_OP.pack(NUMBER[op.kind], op.skip, op.tolerate, *values))
+                        add(len(value))
+            values += padding
+        ops = Struct(f"<{len(values)}Q").pack(*values)
         size = pool.end
         if size > MAX_SIZE:
             raise SpecError("", f"the plan has {size} bytes, more than the {MAX_SIZE} that are allowed")
         flags = TRACE if trace else 0
-        packed[0] = _HEADER.pack(MAGIC, size, len(self.ops), flags, control_fd, proc_fd, *(0,) * 9)
-        return b"".join(packed + pool.parts)
+        header = _HEADER.pack(MAGIC, size, len(self.ops), flags, control_fd, proc_fd, *(0,) * 9)
+        return b"".join((header, ops, *pool.parts))
 
 
 class _Pool:
