@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ocirt.container import Container
+    from ocirt.host import Host
     from ocirt.options import CreateOptions, ExecOptions
 
 
@@ -24,8 +25,7 @@ def build_create(
 ) -> tuple[Context, bytes]:
     """Context with the compiled plan, and the bytes of config.json. Raises SpecError, Unsupported.
 
-    start: the program runs at once, so that the plan has no wait for a start command. Nothing is
-    changed and no privilege is needed.
+    Nothing is changed and no privilege is needed.
     """
     from ocirt.host import Host
 
@@ -33,15 +33,31 @@ def build_create(
     text = load.read(getattr(options, "config_file", "") or bundle)
     spec = load.parse(text)
     check.check(spec)
+    return compile_create(spec, bundle, container_id, options, Host(), start=start), text
+
+
+def compile_create(
+    spec: dict[str, Any],
+    bundle: str,
+    container_id: str,
+    options: CreateOptions,
+    host: Host,
+    *,
+    start: bool = False,
+) -> Context:
+    """Context with the plan of a document that has been checked.
+
+    start: the program runs at once, so that the plan has no wait for a start command.
+    """
     plan = Plan()
-    ctx = Context(spec, plan, bundle=bundle, container_id=container_id, options=options, host=Host())
+    ctx = Context(spec, plan, bundle=bundle, container_id=container_id, options=options, host=host)
     if ctx.terminal or options.console_socket:
         ctx.console_socket = plan.handle("console socket", "process.terminal", _not_given)
     if not start:
         ctx.start_socket = plan.handle("start socket", "process", _not_given)
     plan.keep_fds = preserved_fds(options.preserve_fds)
     compile_fields(ctx, "create")
-    return ctx, text
+    return ctx
 
 
 def build_exec(container: Container, process: dict[str, Any], options: ExecOptions) -> Context:

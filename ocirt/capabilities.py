@@ -102,7 +102,7 @@ def held(ctx: Context) -> int:
     """
     if ctx.host.euid != 0:
         return ALL
-    own = kernel.capget()[1]
+    own = ctx.host.capabilities
     return own if not ctx.userns else ALL & ~(1 << kernel.CAP_SYS_RESOURCE) | own
 
 

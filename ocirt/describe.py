@@ -32,6 +32,7 @@ WHO = {
 ARGUMENTS = {name: names.replace("_", " ").split() for name, _, names in KINDS}
 ARGUMENTS["move_mount"] = ["from", "path", "to", "path", "flags"]
 LONGEST = 72  # characters of a list or text; the rest is an ellipsis
+WIDTH = 30  # of the column of fields, always: so that two plans can be compared
 
 
 def document(ctx: Context) -> dict[str, Any]:
@@ -46,16 +47,14 @@ def document(ctx: Context) -> dict[str, Any]:
 def text(ctx: Context) -> str:
     """One line per step: field and call, below the phase that they belong to."""
     lines = []
-    steps = list(steps_of(ctx))
-    width = min(max(len(field) for _, _, field, _, _ in steps), 36) + 2
     before = ""
-    for phase, who, field, call, _ in steps:
+    for phase, who, field, call, _ in steps_of(ctx):
         if phase != before:
             lines.append(f"{phase}  ({WHO[phase]})")
             before = phase
         # What the parent does while the init waits stands one step further in.
         margin = "      " if who == "ocirt" and phase in ("ENTER", "CHILD", "PROCESS") else "  "
-        lines.append(f"{margin}{field or '-':{width}}{call}")
+        lines.append(f"{margin}{field or '-':{WIDTH}} {call}")
     return "\n".join(lines) + "\n"
 
 
@@ -137,7 +136,9 @@ def _cut(shown: str) -> str:
 
 
 def _prctl(args: tuple[Any, ...]) -> list[str]:
-    option = next((name for name in _all("PR_") if getattr(kernel, name) == args[0]), str(args[0]))
+    # PR_CAP_AMBIENT_* are values of an argument.
+    options = (name for name in _all("PR_SET_", "PR_CAPBSET_") if getattr(kernel, name) == args[0])
+    option = next(options, str(args[0]))
     return [option, str(args[1])]
 
 

@@ -19,6 +19,7 @@ class Host:
     v1_hierarchies: "memory", "cpu,cpuacct", "name=systemd" to mount point.
     unified_mount: mount point of cgroup v2, "" if there is none.
     own_cgroups: hierarchy ("" is v2) to the directory, below its mount point, of this process.
+    capabilities: mask of what this process may use.
     """
 
     def __init__(self) -> None:
@@ -30,12 +31,15 @@ class Host:
         unified_mount: str
         own_cgroups: dict[str, str]
         in_userns: bool
+        capabilities: int
 
     def __getattr__(self, name: str) -> Any:  # only called for what was not set yet
         if name in ("cgroup_layout", "v1_hierarchies", "unified_mount", "own_cgroups"):
             self._find_cgroups()
         elif name == "in_userns":
             self.in_userns = procfs.id_map("self") != WHOLE_ID_MAP
+        elif name == "capabilities":
+            self.capabilities = kernel.capget()[1]
         else:
             raise AttributeError(name)
         return self.__dict__[name]

@@ -23,7 +23,7 @@ DOCUMENT: dict[str, Any] = {"cwd": "/", "args": ["sh"], "env": ["PATH=/bin", "HO
 def context(process: dict[str, Any] | None = None, *, euid: int = 1000, **spec: Any) -> Context:
     """A context whose init holds every capability, as seen by an ordinary user."""
     document = {"ociVersion": "1.2.0", "process": {**DOCUMENT, **(process or {})}, **spec}
-    host = SimpleNamespace(euid=euid, rootless=euid != 0)
+    host = SimpleNamespace(euid=euid, rootless=euid != 0, capabilities=kernel.capget()[1])
     ctx = Context(
         document,
         Plan(),
