@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from tests.lib.bundle import Bundle, give_away
+from tests.lib.bundle import Bundle, Probe, give_away
 
 CONFIGS = sorted((Path(__file__).parents[1] / "data/configs").glob("*.json"))
+PROCESSES = sorted((Path(__file__).parents[1] / "data/process").glob("*.json"))
 # A user namespace without mappings: crun fills them in, the specification wants them.
 WITHOUT_MAPS = ("crun-spec-rootless",)
 FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/run/.containerenv", "/etc/file", "/dev/init")
@@ -62,6 +63,31 @@ def test_the_config_runs_and_verify_finds_it_in_force(config, bundle, runtime, t
     assert differing == []
 
 
+@pytest.mark.parametrize("recorded", PROCESSES, ids=lambda path: path.stem)
+def test_exec_of_the_process_file_gives_what_it_asks_for(recorded, bundle, runtime, tmp_path):
+    process = load(recorded)
+    fit_process(process)
+    process["args"] = ["/bin/probe"]
+    file = tmp_path / "process.json"
+    file.write_text(json.dumps(process))
+    container = runtime.start_bundle(bundle.args("/bin/sleep", "100"))
+    seen = Probe(runtime("exec", "--process", file, container, check=True).stdout)
+    user = process["user"]
+    assert seen.status("Uid").split() == [str(user["uid"])] * 4
+    assert seen.status("Gid").split() == [str(user["gid"])] * 4
+    assert set(map(str, user.get("additionalGids", []))) <= set(seen.status("Groups").split())
+    assert seen["cwd"] == process["cwd"]
+    assert seen.status("NoNewPrivs") == str(int(process.get("noNewPrivileges", False)))
+    for kind, line in {"bounding": "CapBnd", "permitted": "CapPrm", "effective": "CapEff"}.items():
+        # execve takes all but the ambient ones from a process that is not root.
+        kept = kind if user["uid"] == 0 or kind == "bounding" else "ambient"
+        names = process["capabilities"].get(kept, [])
+        assert seen.caps(line) == sum(1 << capability_numbers()[name] for name in names), kind
+    for limit in process.get("rlimits", []):
+        if limit["type"] == "RLIMIT_NOFILE":
+            assert seen.limit("Max open files") == (str(limit["soft"]), str(limit["hard"]))
+
+
 def has_no_master(row: dict[str, Any]) -> bool:
     """A mount whose source is in no peer group stays private when it is to be a slave."""
     return (row["asked"], row["inForce"]) == ("slave", "private") and not is_shared("/tmp")
@@ -79,7 +105,7 @@ def adapt(spec: dict[str, Any], bundle: Bundle, scratch: Path) -> None:
     spec["root"]["path"] = "rootfs"
     process, linux = spec["process"], spec["linux"]
     process["args"] = ["/bin/sleep", "100"]
-    process["terminal"] = False
+    fit_process(process)
     for namespace in linux["namespaces"]:
         namespace.pop("path", None)
     for number, mount in enumerate(spec["mounts"]):
@@ -96,6 +122,16 @@ def adapt(spec: dict[str, Any], bundle: Bundle, scratch: Path) -> None:
             mount["options"] = [f"{name}={source / name}" for name in names] + kept
     for kind, hooks in (spec.get("hooks") or {}).items():
         spec["hooks"][kind] = [hook for hook in hooks if os.path.exists(hook["path"])]
+    for mapping in linux.get("uidMappings", []):
+        if mapping["containerID"] == 0:
+            give_away(bundle, mapping["hostID"])
+    if linux.get("cgroupsPath"):
+        linux["cgroupsPath"] = f"/octest-recorded-{bundle.path.parent.name}"
+
+
+def fit_process(process: dict[str, Any]) -> None:
+    """No terminal; capabilities and limits as far as the tests have them."""
+    process["terminal"] = False
     for limit in process.get("rlimits", []):
         _, hard = resource.getrlimit(getattr(resource, limit["type"]))
         if hard != resource.RLIM_INFINITY:
@@ -103,11 +139,6 @@ def adapt(spec: dict[str, Any], bundle: Bundle, scratch: Path) -> None:
             limit["soft"] = min(limit["soft"], hard)
     for kind, names in process.get("capabilities", {}).items():
         process["capabilities"][kind] = [name for name in names if has_capability(name)]
-    for mapping in linux.get("uidMappings", []):
-        if mapping["containerID"] == 0:
-            give_away(bundle, mapping["hostID"])
-    if linux.get("cgroupsPath"):
-        linux["cgroupsPath"] = f"/octest-recorded-{bundle.path.parent.name}"
 
 
 def has_capability(name: str) -> bool:
