@@ -107,7 +107,6 @@ def exec_in(
     """Run another process in a container and wait for it: (exit status, warnings)."""
     if options.console_socket:
         raise OcirtError("cannot use --console-socket without --detach: the terminal is ours")
-    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     foreground = Foreground()
     try:
 

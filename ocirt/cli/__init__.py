@@ -95,7 +95,7 @@ def _failed(call: Call, message: str, status: int) -> int:
         call.log.debug(traceback.format_exc())
     call.log.error(message)
     # An exec's program may end with 1: engines tell the two apart by this status.
-    return 255 if call.verb == "exec" else status
+    return 255 if call.verb == "exec" and status == 1 else status
 
 
 def _main(call: Call, argv: list[str]) -> int:

@@ -46,5 +46,5 @@ def table(rows: list[tuple[str, ...]], least: int = LEAST_WIDTH) -> str:
     lines = []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-        lines.append("".join(cells) + row[-1] + "\n")
+        lines.append("".join([*cells, row[-1]]).rstrip() + "\n")
     return "".join(lines)

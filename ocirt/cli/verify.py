@@ -23,7 +23,7 @@ OPTIONS: dict[str, int | str] = {
     "json": BOOL,
 }
 HEADER = ("FIELD", "ASKED", "IN FORCE", "")
-WIDEST = 48  # characters of a cell; --json shows all
+WIDEST = 48  # characters of a cell that is as asked
 
 
 def run(call: Call) -> int:
@@ -33,8 +33,7 @@ def run(call: Call) -> int:
     if call.values.get("json"):
         out(dumps([_entry(finding) for finding in findings], "  ") + "\n")
     else:
-        rows = [(field, _cut(asked), _cut(found), _word(asked, found)) for field, asked, found in findings]
-        out(table([HEADER, *rows], least=0))
+        out(table([HEADER, *map(_row, findings)], least=0))
         out(f"{len(findings)} fields, {len(differ)} differ\n")
     return 1 if differ else 0
 
@@ -59,10 +58,12 @@ def _entry(finding: tuple[str, str, str]) -> dict[str, Any]:
     return {"field": field, "asked": asked, "inForce": found, "ok": asked == found}
 
 
-def _word(asked: str, found: str) -> str:
-    return "ok" if asked == found else "DIFFERS"
+def _row(finding: tuple[str, str, str]) -> tuple[str, ...]:
+    field, asked, found = finding
+    if asked == found:
+        return field, _cut(asked), _cut(found), "ok"
+    return field, asked, found, "DIFFERS"
 
 
 def _cut(text: str) -> str:
-    text = text.replace("\n", " ")
     return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
