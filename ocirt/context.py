@@ -54,6 +54,8 @@ class Context:
         self.cgroup: Any = None  # the Manager, once cgroups.apply has chosen it
         self.proc = plan.handle("/proc", "", open_proc)
         self.root = 0  # register of the container's root directory
+        # registers of the new procfs and sysfs, by where they are mounted; masks count from there
+        self.held: dict[bytes, int] = {}
         self.null = self.empty = 0  # registers of what covers masked files and directories
         self.start_socket: Handle | None = None  # create: listening socket that start connects to
         self.console_socket: Handle | None = None
@@ -105,6 +107,11 @@ def open_proc() -> int:
         posix.close(fd)
         raise SpecError("/proc", "is not a proc file system")
     return fd
+
+
+def words_of(path: bytes) -> list[bytes]:
+    """The names in a path; ".." stays."""
+    return [word for word in path.split(b"/") if word not in (b"", b".")]
 
 
 def lookup(document: Any, path: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import posix
 
 from ocirt import kernel
+from ocirt.context import words_of
 from ocirt.errors import SpecError, Unsupported
 from ocirt.mount_options import parse
 from ocirt.plan import AT_FDCWD
@@ -35,6 +36,8 @@ def apply_mounts(ctx: Context, mounts: list[dict[str, Any]]) -> None:
         if mount.get("uidMappings") or mount.get("gidMappings"):
             raise Unsupported(f"{field}.uidMappings", "id-mapped mounts")
         destination = kernel.fsencode(mount["destination"])
+        if not options.remount:
+            _covered(ctx, destination)
         if options.remount:
             _remount(ctx, field, destination, options)
         elif kind == "bind" or options.bind:
@@ -57,6 +60,14 @@ def apply_mounts(ctx: Context, mounts: list[dict[str, Any]]) -> None:
         mount = {"source": notify, "destination": "/run/notify"}
         options = parse(("bind", "nosuid", "nodev", "noexec"), "NOTIFY_SOCKET")
         _bind(ctx, "NOTIFY_SOCKET", mount, b"/run/notify", options)
+
+
+def _covered(ctx: Context, destination: bytes) -> None:
+    """Forget the mounts that this one hides."""
+    top = words_of(destination)
+    for place in list(ctx.held):
+        if words_of(place)[: len(top)] == top:
+            del ctx.held[place]
 
 
 def attach(
@@ -98,10 +109,17 @@ def set_attributes(
 
 
 def new_fs(
-    ctx: Context, field: str, kind: str, data: list[str], attributes: int, detail: str, source: str = ""
+    ctx: Context,
+    field: str,
+    kind: str,
+    data: list[str],
+    attributes: int,
+    detail: str,
+    source: str = "",
+    register: int | None = None,
 ) -> int:
     """Register with a detached mount of a new instance of a file system."""
-    mount = ctx.plan.mount_register
+    mount = ctx.plan.mount_register if register is None else register
     words = [kernel.fsencode(word) for word in data]
     words.insert(0, b"source=" + kernel.fsencode(source or kind))
     ctx.plan.add("new_fs", field, mount, kind.encode(), words, attributes, detail=detail)
@@ -170,8 +188,11 @@ def _new(ctx: Context, field: str, kind: str, source: str, destination: bytes, o
         place = target(ctx, field, destination, detail)
         _old(ctx, field, kind, source, place, destination, attributes, options)
         return
-    mount = new_fs(ctx, field, kind, options.data, attributes, detail, source)
     plain = kind in ("proc", "sysfs")  # behind a link the masks would miss it (CVE-2019-19921)
+    held = None
+    if plain and destination in (b"/proc", b"/sys"):
+        held = ctx.held[destination] = plan.register(kind)
+    mount = new_fs(ctx, field, kind, options.data, attributes, detail, source, held)
     place = target(ctx, field, destination, detail, PLAIN_DIRECTORY if plain else DIRECTORY)
     if kind == "tmpfs":
         if options.copy_up:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posix
 
 from ocirt import kernel
+from ocirt.context import words_of
 from ocirt.errors import SpecError
 from ocirt.plan import AT_FDCWD, SYNC_HOOKS
 
@@ -102,7 +103,24 @@ def apply_readonly_root(ctx: Context, readonly: bool) -> None:
 def apply_readonly_paths(ctx: Context, paths: list[str]) -> None:
     for i, path in enumerate(paths):
         field = f"linux.readonlyPaths[{i}]"
-        ctx.plan.add("readonly_path", field, ctx.root, kernel.fsencode(path), detail=path)
+        root, place = _place(ctx, kernel.fsencode(path))
+        ctx.plan.add("readonly_path", field, root, place, detail=path)
+
+
+def _place(ctx: Context, path: bytes) -> tuple[int, bytes]:
+    """Register and path below it. In a procfs or sysfs of ours we start from the mount itself:
+    who shares the rootfs may have renamed the directory that it lies on by now.
+    """
+    words = words_of(path)
+    if b".." in words:
+        return ctx.root, path
+    for point, register in ctx.held.items():
+        if words == words_of(point):
+            del ctx.held[point]  # what comes is mounted over all of it
+            break
+        if words[:1] == words_of(point):
+            return register, b"/".join(words[1:])
+    return ctx.root, path
 
 
 def prepare_masks(ctx: Context, paths: list[str]) -> None:
@@ -128,5 +146,5 @@ def apply_masked_paths(ctx: Context, paths: list[str]) -> None:
     """Cover what the container must not see (config-linux.md, Masked Paths)."""
     for i, path in enumerate(paths):
         field = f"linux.maskedPaths[{i}]"
-        word = kernel.fsencode(path)
-        ctx.plan.add("mask_path", field, ctx.root, word, ctx.null, ctx.empty, detail=path)
+        root, place = _place(ctx, kernel.fsencode(path))
+        ctx.plan.add("mask_path", field, root, place, ctx.null, ctx.empty, detail=path)

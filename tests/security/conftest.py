@@ -15,7 +15,7 @@ from tests.lib.bundle import Bundle
 from tests.lib.runtime import end
 
 ATTACKER_SOURCE = Path(__file__).parent / "attacker.c"
-ROUNDS_SHORT, ROUNDS_LONG = 40, 1000
+ROUNDS_SHORT, ROUNDS_LONG = 30, 1000
 
 Swapping = Callable[[Path, Path], AbstractContextManager[None]]
 Tree = dict[str, tuple[object, ...]]
