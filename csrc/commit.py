@@ -20,7 +20,10 @@ def commit() -> str:
         return (ROOT / KEPT).read_text().strip()
     if not (ROOT / ".git").exists():
         return "unknown"
-    done = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
