@@ -32,7 +32,7 @@ dev: $(BUILD)/build.ninja
 product: $(BIN)/.ready
 	@mkdir -p build; exec 9>build/.product.lock; flock 9; PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
 	test -x $(PRODUCT)/bin/pip || $(PYTHON) -m venv $(PRODUCT) || exit 1; \
-	rm -rf build/wheel; pip wheel $(PIP_QUIET) --no-build-isolation --no-deps -w build/wheel -Cbuild-dir=build/wheel-build . && \
+	rm -rf build/wheel; pip wheel $(PIP_QUIET) --no-build-isolation --no-deps -w build/wheel --config-settings=build-dir=build/wheel-build . && \
 	$(PRODUCT)/bin/pip install $(PIP_QUIET) cffi jsonschema pyroute2 && \
 	$(PRODUCT)/bin/pip install $(PIP_QUIET) --force-reinstall --no-deps build/wheel/ocirt-*.whl
 
