@@ -298,7 +298,10 @@ def failure(ops: list[Op], step: int, error: int, call: str, text: str, ctx: Con
         return StepError(error, call or "read", "plan", text)
     op = ops[step]
     if op.kind == "hook":
-        return HookFailed(op.field, op.detail, text or posix.strerror(error).lower())
+        reason, _, rest = text.partition("\n")
+        spent, _, stderr = rest.partition("\n")
+        seconds = int(spent or 0) / 1000
+        return HookFailed(op.field, op.detail, reason or posix.strerror(error).lower(), stderr, seconds)
     if op.kind in ("find_executable", "execve"):
         command = kernel.fsdecode(ctx.argv[0])
         found = ExecutableError(error, call or op.kind, op.field, command)

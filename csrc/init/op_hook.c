@@ -150,8 +150,9 @@ static long attend(struct hook *hook, u64 limit)
 	}
 }
 
-/* How the hook ended, as text and as an error. */
-static long outcome(struct hook *hook, long error, u64 limit)
+/* How the hook ended, as an error and as text: the reason, then on lines of their own how many
+ * milliseconds it took and the end of its stderr. */
+static long outcome(struct hook *hook, long error, u64 began)
 {
 	siginfo_t info = {0};
 	long waited;
@@ -164,20 +165,20 @@ static long outcome(struct hook *hook, long error, u64 limit)
 	if (SYS(read, hook->trouble[0], &refused, sizeof(refused)) == sizeof(refused))
 		return fail("execve", refused);
 	if (error == -ETIMEDOUT) {
-		text_add("timed out after ");
-		text_add_number(limit);
-		text_add(" ms");
+		text_add("timed out");
 	} else if (!error && info.si_code == CLD_EXITED && !info.si_status) {
 		return 0;
 	} else if (!error) {
-		text_add(info.si_code == CLD_EXITED ? "exit status " : "signal ");
+		text_add(info.si_code == CLD_EXITED ? "exit status " : "killed by signal ");
 		text_add_number(info.si_status);
 		error = -ECHILD;
 	}
+	text_add("\n");
+	text_add_number(milliseconds() - began);
 	while (hook->tail && hook->text[hook->tail - 1] == '\n')
 		hook->tail--;
 	if (hook->tail) {
-		text_add(": ");
+		text_add("\n");
 		text_add_bytes(hook->text, hook->tail);
 	}
 	return error;
@@ -193,6 +194,7 @@ static long run_hook(struct hook *hook, u64 limit)
 		error = SYS(fcntl, hook->errors[1], F_SETFL, O_WRONLY);
 	if (error)
 		return fail("pipe2", error);
+	const u64 began = milliseconds();
 	long pid = SYS(clone, CLONE_PIDFD | CLONE_EXIT_SIGNAL, 0, &hook->pidfd, 0, 0);
 	if (!pid)
 		run_child(hook);
@@ -201,7 +203,7 @@ static long run_hook(struct hook *hook, u64 limit)
 	close_fd(hook->errors[1]);
 	close_fd(hook->trouble[1]);
 	hook->errors[1] = hook->trouble[1] = -1;
-	return outcome(hook, attend(hook, limit), limit);
+	return outcome(hook, attend(hook, limit), began);
 }
 
 /* path argv env state timeout */

@@ -93,6 +93,10 @@ class Runtime:
     def state(self, container_id: str) -> dict[str, Any]:
         return dict(json.loads(self("state", container_id, check=True).stdout))
 
+    def state_list(self) -> list[dict[str, Any]]:
+        """`list --format json`; null is none."""
+        return list(json.loads(self("list", "--format", "json", check=True).stdout) or [])
+
     def wait_for_status(self, container_id: str, status: str, seconds: float = 10) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while True:
