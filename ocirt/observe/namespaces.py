@@ -67,16 +67,22 @@ def observe_domainname(target: Target, spec: dict[str, Any]) -> list[Finding]:
 
 
 def _uts(target: Target) -> tuple[str, ...]:
-    """uname(2) as the process sees it: a child enters its uts namespace and tells."""
+    """uname(2) as the process sees it: a child enters its uts namespace and tells.
+
+    An ordinary user has the power to do so in the user namespace that owns it.
+    """
     import ctypes
+
+    kinds = ["uts"] if target.link("ns/user") == os.readlink("/proc/self/ns/user") else ["user", "uts"]
 
     read_fd, write_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            fd = os.open("ns/uts", os.O_RDONLY, dir_fd=target.proc)
-            if ctypes.CDLL(None, use_errno=True).setns(fd, 0) == 0:
+            fds = [os.open(f"ns/{kind}", os.O_RDONLY, dir_fd=target.proc) for kind in kinds]
+            setns = ctypes.CDLL(None, use_errno=True).setns
+            if all(setns(fd, 0) == 0 for fd in fds):
                 with open("/proc/sys/kernel/domainname") as file:
                     domain = file.read().strip()
                 os.write(write_fd, "\0".join((*os.uname(), domain)).encode())
