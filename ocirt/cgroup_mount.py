@@ -36,8 +36,7 @@ def _unified(ctx: Context, field: str, destination: bytes, options: MountOptions
     if ctx.has_ns("cgroup"):
         mount = new_fs(ctx, field, "cgroup2", options.data, options.attr_set, detail, "cgroup")
     else:
-        mount = _bind_own(ctx, field, "", ctx.host.unified_mount, detail)
-        set_attributes(ctx, field, mount, detail, attr_set=options.attr_set)
+        mount = _bind_own(ctx, field, "", ctx.host.unified_mount, detail, options)
     place = target(ctx, field, destination, detail, DIRECTORY)
     attach(ctx, field, mount, place, detail, options)
 
@@ -55,8 +54,7 @@ def _hierarchy(
             words.insert(0, "none")
         mount = new_fs(ctx, field, "cgroup", words, options.attr_set, detail, "cgroup")
     else:
-        mount = _bind_own(ctx, field, controllers, mount_point, detail)
-        set_attributes(ctx, field, mount, detail, attr_set=options.attr_set)
+        mount = _bind_own(ctx, field, controllers, mount_point, detail, options)
     attach(ctx, field, mount, target(ctx, field, place, detail), detail, options)
     for part in controllers.split(","):
         part = part.removeprefix("name=")
@@ -65,11 +63,17 @@ def _hierarchy(
             ctx.plan.add("symlink", field, ctx.root, link, kernel.fsencode(name), detail=part)
 
 
-def _bind_own(ctx: Context, field: str, controllers: str, mount_point: str, detail: str) -> int:
-    """The container's own group; the hierarchy's root where it has none (cgroups disabled)."""
+def _bind_own(
+    ctx: Context, field: str, controllers: str, mount_point: str, detail: str, options: MountOptions
+) -> int:
+    """The container's own group; where it has none (cgroups disabled) the hierarchy's root, which
+    belongs to the host and is read-only in any case (CVE-2023-25809)."""
     paths = ctx.cgroup.paths if ctx.cgroup is not None else {}
-    path = next((paths[key] for key in (controllers, *controllers.split(",")) if key in paths), mount_point)
+    path = next((paths[key] for key in (controllers, *controllers.split(",")) if key in paths), None)
     mount = ctx.plan.mount_register
     flags = kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC
-    ctx.plan.add("open_tree", field, mount, AT_FDCWD, kernel.fsencode(path), flags, detail=detail)
+    place = kernel.fsencode(mount_point if path is None else path)
+    ctx.plan.add("open_tree", field, mount, AT_FDCWD, place, flags, detail=detail)
+    attributes = options.attr_set | (kernel.MOUNT_ATTR_RDONLY if path is None else 0)
+    set_attributes(ctx, field, mount, detail, attr_set=attributes)
     return mount

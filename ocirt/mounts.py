@@ -38,6 +38,8 @@ def apply_mounts(ctx: Context, mounts: list[dict[str, Any]]) -> None:
         destination = kernel.fsencode(mount["destination"])
         if not options.remount:
             _covered(ctx, destination)
+            if words_of(destination) == [b"proc"] and kind != "proc" and not options.bind and kind != "bind":
+                raise SpecError(f"{field}.type", f"{kind}: only a proc file system may lie on /proc")
         if options.remount:
             _remount(ctx, field, destination, options)
         elif kind == "bind" or options.bind:
@@ -151,6 +153,9 @@ def _bind(ctx: Context, field: str, mount: dict[str, Any], destination: bytes, o
     else:
         register = plan.mount_register
         plan.add("open_tree", field, register, AT_FDCWD, path, flags, detail=detail)
+    if words_of(destination) == [b"proc"]:  # CVE-2019-16884
+        only = f"{detail}: only a proc file system may lie there"
+        plan.add("check_fs", field, register, kernel.PROC_SUPER_MAGIC, detail=only)
     if options.attr_set:
         set_attributes(ctx, field, register, detail, attr_set=options.attr_set, attr_clear=_atime(options))
     if options.attr_clear & ~kernel.MOUNT_ATTR__ATIME:
