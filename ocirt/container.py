@@ -5,10 +5,10 @@ from __future__ import annotations
 import posix
 import select
 import time
-from errno import ECONNREFUSED, ENOENT, ESRCH
+from errno import ECONNREFUSED, ENOENT, ENOTDIR, ESRCH
 
 from ocirt import kernel, state
-from ocirt.errors import NotFound, OcirtError, SpecError, WrongState
+from ocirt.errors import NotFound, OcirtError, SpecError, StepError, WrongState
 from ocirt.state import StateDir
 
 TYPE_CHECKING = False
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ocirt.launch import Launch
     from ocirt.options import CreateOptions, ExecOptions
 
+S_IFMT, S_IFDIR = 0o170000, 0o040000
 KILL_WAIT = 10.0  # seconds for a killed container to be gone
 
 
@@ -81,6 +82,7 @@ class Container:
         from ocirt.launch import Launch  # here: state, kill and list do without it
 
         ctx, text = build_create(bundle, container_id, options, start=start)
+        _check_rootfs(ctx)
         with state.reserve(root, container_id) as directory:
             launch = Launch(ctx.plan, ctx, trace=trace)
             launch.undo(directory.remove)
@@ -480,6 +482,16 @@ def _reap(pidfd: int) -> None:
         pass
 
 
+def _check_rootfs(ctx: Context) -> None:
+    """What is missing or out of our reach is told by the init; a file would look like a root to it."""
+    try:
+        mode = posix.stat(ctx.rootfs).st_mode
+    except OSError:
+        return
+    if mode & S_IFMT != S_IFDIR:
+        raise StepError(ENOTDIR, "open", "root.path", kernel.fsdecode(ctx.rootfs))
+
+
 def _first_state(ctx: Context) -> dict[str, Any]:
     now = time.time_ns()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9))
@@ -523,7 +535,9 @@ def _open_trace(options: Any) -> Any:
 
 def _listen(dirfd: int) -> int:
     """The start socket, bound through the directory's fd (sun_path holds 108 bytes)."""
-    return kernel.unix_listen(f"/proc/self/fd/{dirfd}/start", kernel.SOCK_SEQPACKET, 1)
+    fd = kernel.unix_listen(f"/proc/self/fd/{dirfd}/start", kernel.SOCK_SEQPACKET, 1)
+    posix.chmod("start", 0o600, dir_fd=dirfd)
+    return fd
 
 
 def _connect_console(ctx: Context, options: Any, console_fd: int) -> None:
