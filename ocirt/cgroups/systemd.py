@@ -17,7 +17,7 @@ from errno import EACCES, ECANCELED, ECONNREFUSED, EEXIST, EINVAL, EIO, ENOENT, 
 
 from ocirt import kernel, procfs
 from ocirt.cgroups import devices
-from ocirt.cgroups.manager import PATH_FIELD, Manager, check_empty, frozen_error, read_key
+from ocirt.cgroups.manager import PATH_FIELD, Manager, check_empty, frozen_error, make_group, read_key
 from ocirt.cgroups.resources import FIELD, properties
 from ocirt.errors import CgroupError, SpecError, Unsupported
 
@@ -51,6 +51,13 @@ ERRNO = {
 UNKNOWN_TO_SYSTEMD = ("hugepageLimits", "rdma", "unified")
 START = "ssa(sv)a(sa(sv))"  # name, mode, properties, other units with theirs
 JOB_ERRNO = {"timeout": ETIMEDOUT, "canceled": ECANCELED}
+EVERY_DEVICE: list[Property] = [("DevicePolicy", ("s", "auto")), ("DeviceAllow", ("a(ss)", []))]
+# v1: from the start in a group of the devices hierarchy, where the rules come to later. When they made
+# systemd use that hierarchy, it would move the processes into the groups of its slices there.
+DEVICES_FOR_NOW: list[Property] = [
+    ("DevicePolicy", ("s", "strict")),
+    ("DeviceAllow", ("a(ss)", [("char-*", "rwm"), ("block-*", "rwm")])),
+]
 
 
 # Names
@@ -119,6 +126,8 @@ def choose(ctx: Context, path: str, rootless: bool) -> SystemdManager:
     for name in ("CPU", "Memory", "Tasks", "IO" if version == 2 else "BlockIO"):
         wanted.append((f"{name}Accounting", ("b", True)))
     wanted += resource_properties(resources, version)
+    if version == 1 and not rootless and device_properties(resources.get("devices")) != EVERY_DEVICE:
+        wanted += DEVICES_FOR_NOW
     annotations = ctx.spec.get("annotations") or {}
     if any(name.startswith(ANNOTATION) for name in annotations):
         wanted += annotation_properties(annotations)
@@ -274,8 +283,15 @@ class SystemdManager(Manager):
             self.files = files_manager(self.host, "", inner, self.user)
             self.paths = self.files.paths
         if self.version == 1:
-            self.files.apply({})  # nobody can join an empty cpuset
-            self.files.attach(pid)
+            self._join_hierarchies(pid)
+
+    def _join_hierarchies(self, pid: int) -> None:
+        """Put the process where systemd did not: it has moved it in the hierarchies that it uses."""
+        for directory, top in getattr(self.files, "tops", {}).items():
+            # Empty groups of controllers that it knows and does not use, it has removed (blkio).
+            make_group(directory, top, lambda _: None)
+        self.files.apply({})  # nobody can join an empty cpuset
+        self.files.attach(pid)
 
     def _abandon(self) -> None:
         """Undo. A scope of the same name that is not ours stays."""
@@ -435,7 +451,7 @@ def device_properties(entries: list[dict[str, Any]] | None) -> list[Property]:
     """
     wanted = devices.rules(entries)
     if wanted[0][0]:
-        return [("DevicePolicy", ("s", "auto")), ("DeviceAllow", ("a(ss)", []))]
+        return EVERY_DEVICE
     allowed: dict[str, set[str]] = {}
     for allow, kind, major, minor, access, _ in wanted[1:]:
         node = device_node(kind, major, minor)

@@ -1,0 +1,58 @@
+"""The cases of guest_cases.py, each as a test: one boot of the virtual machine for each layout."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from tests.vm import guest_cases, run
+
+LINE = re.compile(r"(ok|FAIL) (\S+?)(?:: (.*))? \([\d.]+ s\)")
+NAMES = {
+    layout: [name for name, _, _, layouts, only in guest_cases.CASES if layout in layouts]
+    for layout in ("v2", "hybrid")
+}
+pytestmark = [pytest.mark.vm, pytest.mark.root]
+
+
+@pytest.fixture(scope="module")
+def image():
+    run.build()
+
+
+@pytest.fixture(scope="module")
+def results(image, request: pytest.FixtureRequest):
+    """results(layout): name of a case to why it failed, "" when it did not; and all that was said."""
+    selected = {item.callspec.params["name"] for item in request.session.items if _is_case(item)}
+    found: dict[str, tuple[dict[str, str], str]] = {}
+
+    def get(layout: str) -> tuple[dict[str, str], str]:
+        if layout not in found:
+            names = [name for name in NAMES[layout] if name in selected]
+            done = subprocess.run(
+                run.command("ocirt", layout, names),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            lines = map(LINE.fullmatch, done.stdout.splitlines())
+            found[layout] = {line[2]: line[3] or "" for line in lines if line}, done.stdout
+        return found[layout]
+
+    return get
+
+
+def _is_case(item: pytest.Item) -> bool:
+    return item.nodeid.partition("::")[0].endswith("vm/test_vm.py") and hasattr(item, "callspec")
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"), [(layout, name) for layout, names in NAMES.items() for name in names]
+)
+def test_in_the_machine(results, layout, name):
+    told, output = results(layout)
+    assert name in told, f"the guest did not tell of it; it said:\n{output}"
+    assert not told[name], told[name]
