@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import _socket
 import posix
+import select
 import time
 from _struct import Struct
 from errno import EACCES, ECHILD, ENOENT, ENOEXEC, ESRCH
@@ -42,6 +43,7 @@ REPORT = Struct("<IIii24s")
 ANSWER = Struct("<II")
 PID, SYNC, ERROR, EXEC, TRACE = 1, 2, 3, 4, 5
 NO_STEP = 0xFFFFFFFF
+DYING = 1  # seconds that an init may take to be dead after its last word
 
 
 class Launch:
@@ -230,8 +232,13 @@ class Launch:
             raise self._died() from None
 
     def _died(self) -> OcirtError:
-        """The init ended without a word: say how."""
-        status = kernel.waitid_pidfd(self.pidfd, nohang=True) if self.pidfd >= 0 else None
+        """The init ended without a word: say how. Its socket is closed a little before it is dead."""
+        status = None
+        if self.pidfd >= 0:
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            poll.poll(DYING * 1000)
+            status = kernel.waitid_pidfd(self.pidfd, nohang=True)
         return InitDied(died_reason(status, self.ctx))
 
     def _reap_stage_one(self) -> None:

@@ -103,7 +103,14 @@ def loads(data: bytes | str, name: str = "") -> Any:
 
 def _scan(text: str, start: int) -> tuple[Any, int]:
     if _json is not None:
-        scanned: tuple[Any, int] = _json.make_scanner(_Scanning())(text, start)  # type: ignore[arg-type]
+        scan = _json.make_scanner(_Scanning())  # type: ignore[arg-type]
+        try:
+            scanned: tuple[Any, int] = scan(text, start)
+        except SystemError:
+            # Its error is json.decoder's, which it looks up among the loaded modules (before 3.12).
+            import json.decoder
+
+            scanned = scan(text, start)
         return scanned
     import json
 

@@ -214,3 +214,15 @@ def test_damaged_text_gives_what_json_gives_or_a_typed_error():
         else:
             assert value == json.loads(damaged)
     assert 1500 < refused < 3000
+
+
+def test_an_error_of_the_scanner_is_told_also_when_json_is_not_loaded() -> None:
+    """As in the command itself, where it was an internal error."""
+    script = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from ocirt.spec.jsontext import loads; assert 'json' not in sys.modules\n"
+        "try: loads(b'{', 'config.json')\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-ISc", script], text=True, capture_output=True)
+    assert done.stdout.startswith("SpecError config.json: line 1 column 2: "), done
