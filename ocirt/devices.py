@@ -50,7 +50,8 @@ def apply_devices(ctx: Context, devices: list[dict[str, Any]] | None) -> None:
             raise SpecError(
                 f"{field}.type", f"{letter!r} is not one of c, u, b, p", "config-linux.md, Devices"
             )
-        named.add(device["path"])
+        path = "/" + device["path"].lstrip("/")  # from the root, however it is written
+        named.add(path)
         if letter != "p" and ("major" not in device or "minor" not in device):
             raise SpecError(field, "needs major and minor", "config-linux.md, Devices")
         mode = device.get("fileMode")
@@ -59,7 +60,7 @@ def apply_devices(ctx: Context, devices: list[dict[str, Any]] | None) -> None:
         _node(
             ctx,
             field,
-            device["path"],
+            path,
             TYPES[letter] | permissions,
             number,
             device.get("uid") or 0,
@@ -75,7 +76,7 @@ def apply_devices(ctx: Context, devices: list[dict[str, Any]] | None) -> None:
 def dev_is_bound(ctx: Context) -> bool:
     """Is /dev a bind mount?"""
     for mount in ctx.spec.get("mounts") or ():
-        if mount["destination"].rstrip("/") == "/dev":
+        if mount["destination"].strip("/") == "dev":
             words = mount.get("options") or ()
             return mount.get("type") == "bind" or "bind" in words or "rbind" in words
     return False
@@ -84,10 +85,10 @@ def dev_is_bound(ctx: Context) -> bool:
 def _node(ctx: Context, field: str, path: str, mode: int, number: int, uid: int, gid: int) -> None:
     plan = ctx.plan
     place = kernel.fsencode(path)
-    if not ctx.userns and not ctx.host.in_userns:
+    # Only a fifo may be made in a user namespace; of a device the host's node is bound instead.
+    if mode & 0o170000 == TYPES["p"] or not (ctx.userns or ctx.host.in_userns):
         plan.add("mknod", field, ctx.root, place, mode, number, uid, gid, detail=path)
         return
-    # mknod of devices is refused in a user namespace: the host's node is bound instead.
     mount = plan.mount_register
     flags = kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC
     plan.add("open_tree", field, mount, AT_FDCWD, place, flags, detail=path)

@@ -46,6 +46,7 @@ ROWS: tuple[tuple[str, str, str, str, bool, str, str], ...] = (
     ("mounts", "mounts:finish_mounts", "", CHILD, PRESENT, CREATE, "config.md, Mounts"),
     ("linux.readonlyPaths", "rootfs:apply_readonly_paths", "rootfs:observe_readonly_paths", CHILD, PRESENT, CREATE, "config-linux.md, Readonly Paths"),
     ("linux.maskedPaths", "rootfs:apply_masked_paths", "rootfs:observe_masked_paths", CHILD, PRESENT, CREATE, "config-linux.md, Masked Paths"),
+    ("linux.rootfsPropagation", "rootfs:apply_propagation", "rootfs:observe_propagation", CHILD, PRESENT, CREATE, "config-linux.md, Rootfs Mount Propagation"),
     ("process.cwd", "process:apply_cwd_directory", "process:observe_cwd", CHILD, PRESENT, CREATE, "config.md, Process"),
     ("root.readonly", "rootfs:apply_readonly_root", "rootfs:observe_readonly", CHILD, PRESENT, CREATE, "config.md, Root"),
     # PROCESS: what one process is, for create and exec alike
@@ -86,7 +87,6 @@ ALONG_WITH = {
     "linux.uidMappings": "linux.namespaces",
     "linux.gidMappings": "linux.namespaces",
     "linux.timeOffsets": "linux.namespaces",
-    "linux.rootfsPropagation": "root",
     "hooks.prestart": "hooks",
     "hooks.createRuntime": "hooks",
     "hooks.poststart": "container: after start",

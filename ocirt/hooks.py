@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ocirt.context import Context
 
+LONGEST = 2**31 // 1000  # seconds; poll(2) takes milliseconds as an int
 PID_ROOM = '"pid":' + " " * 10  # the init writes the pid that the container sees over the blanks
 
 
@@ -83,7 +84,8 @@ def prepare(field: str, hook: dict[str, Any]) -> tuple[str, list[str], dict[byte
         for word in hook["env"]:
             name, _, value = kernel.fsencode(word).partition(b"=")
             env[name] = value
-    return path, hook.get("args") or [path], env, hook.get("timeout")
+    timeout = hook.get("timeout")
+    return path, hook.get("args") or [path], env, None if timeout is None else min(timeout, LONGEST)
 
 
 def run_hooks(

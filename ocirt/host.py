@@ -50,7 +50,8 @@ class Host:
         return self.euid != 0 or self.in_userns
 
     def mount_point_of(self, path: str) -> str:
-        """Mount point of the mount that an absolute path without symlinks is on."""
+        """Mount point of the mount that an absolute path is on."""
+        path = _real(path)
         best = "/"
         for point in procfs.mount_points():
             if len(point) >= len(best) and (path == point or path.startswith(point.rstrip("/") + "/")):
@@ -104,6 +105,18 @@ def _is_whole_hierarchy(path: str, outside: int) -> bool:
     except OSError:
         return False
     return stat.st_ino == 1 and stat.st_dev != outside
+
+
+def _real(path: str) -> str:
+    """path without symlinks, as far as it exists."""
+    try:
+        fd = posix.open(path, posix.O_PATH | posix.O_CLOEXEC)
+    except OSError:
+        return path
+    try:
+        return str(posix.readlink(f"/proc/self/fd/{fd}"))
+    finally:
+        posix.close(fd)
 
 
 def _exists(path: str) -> bool:

@@ -11,7 +11,7 @@ import posix
 from ocirt import kernel
 from ocirt.context import words_of
 from ocirt.errors import SpecError, Unsupported
-from ocirt.mount_options import parse
+from ocirt.mount_options import SUPERBLOCK, parse
 from ocirt.plan import AT_FDCWD
 
 TYPE_CHECKING = False
@@ -55,7 +55,7 @@ def apply_mounts(ctx: Context, mounts: list[dict[str, Any]]) -> None:
         else:
             _new(ctx, field, kind, mount.get("source") or kind, destination, options)
     notify = getattr(ctx.options, "notify_directory", None)
-    if notify:
+    if notify and ctx.has_ns("mount"):
         from ocirt.notify import prepare
 
         ctx.plan.at("OPEN", "NOTIFY_SOCKET", f"mkdir {notify}", lambda _: prepare(notify))
@@ -139,13 +139,17 @@ def _bind(ctx: Context, field: str, mount: dict[str, Any], destination: bytes, o
     source = mount.get("source")
     if not source:
         raise SpecError(f"{field}.source", "is missing: a bind mount needs it", "config.md, Mounts")
+    for word in options.data:
+        if word not in SUPERBLOCK:  # the kernel would ignore it
+            reason = f"{word!r} is for a new file system, a bind mount shows one that is there"
+            raise SpecError(f"{field}.options", reason, "config-linux.md, Linux mount options")
     detail = f"{source} on {mount['destination']}"
     plan = ctx.plan
     flags = kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC
     if options.recursive:
         flags |= kernel.AT_RECURSIVE
     path = ctx.path_from_bundle(source)
-    if "user" in ctx.new_ns and ctx.host.euid == 0:
+    if ctx.userns and ctx.host.euid == 0:
         # The container's root may not be able to reach the source: the parent opens it.
         register: Any = plan.handle(
             f"source {source}", field, lambda: kernel.open_tree(AT_FDCWD, path, flags)
@@ -156,12 +160,13 @@ def _bind(ctx: Context, field: str, mount: dict[str, Any], destination: bytes, o
     if words_of(destination) == [b"proc"]:  # CVE-2019-16884
         only = f"{detail}: only a proc file system may lie there"
         plan.add("check_fs", field, register, kernel.PROC_SUPER_MAGIC, detail=only)
-    if options.attr_set:
-        set_attributes(ctx, field, register, detail, attr_set=options.attr_set, attr_clear=_atime(options))
-    if options.attr_clear & ~kernel.MOUNT_ATTR__ATIME:
+    atime = options.attr_set & kernel.MOUNT_ATTR__ATIME
+    if options.attr_set - atime:
+        set_attributes(ctx, field, register, detail, attr_set=options.attr_set - atime)
+    if options.attr_clear:
         # EPERM: locked by a user namespace above us; runc and mount(8) leave it as it is too.
-        clear = options.attr_clear & ~kernel.MOUNT_ATTR__ATIME
-        set_attributes(ctx, field, register, detail, attr_clear=clear, tolerate=kernel.EPERM)
+        clear = options.attr_clear
+        set_attributes(ctx, field, register, detail, attr_set=atime, attr_clear=clear, tolerate=kernel.EPERM)
     if options.rec_set or options.rec_clear:
         set_attributes(
             ctx,
@@ -177,14 +182,11 @@ def _bind(ctx: Context, field: str, mount: dict[str, Any], destination: bytes, o
     attach(ctx, field, register, place, detail, options)
 
 
-def _atime(options: MountOptions) -> int:
-    return options.attr_clear & kernel.MOUNT_ATTR__ATIME
-
-
 def _new(ctx: Context, field: str, kind: str, source: str, destination: bytes, options: MountOptions) -> None:
     detail = f"{kind} on {kernel.fsdecode(destination)}"
-    attributes = options.attr_set
-    if kind in ("tmpfs", "ramfs") and options.read_only:
+    # A new mount has none below it: "rro" is "ro".
+    attributes = options.attr_set & ~options.rec_clear | options.rec_set
+    if kind in ("tmpfs", "ramfs") and attributes & kernel.MOUNT_ATTR_RDONLY:
         # Other mounts and the devices may still have to go into it.
         attributes &= ~kernel.MOUNT_ATTR_RDONLY
         ctx.deferred.append((field, destination))
@@ -205,10 +207,6 @@ def _new(ctx: Context, field: str, kind: str, source: str, destination: bytes, o
         if not any(word.startswith("mode=") for word in options.data):
             plan.add("copy_mode", field, place, mount, detail=detail)
     attach(ctx, field, mount, place, detail, options)
-    if options.rec_set or options.rec_clear:
-        set_attributes(
-            ctx, field, mount, detail, attr_set=options.rec_set, attr_clear=options.rec_clear, recursive=True
-        )
 
 
 def _old(
@@ -253,11 +251,28 @@ def _old(
 
 
 def _remount(ctx: Context, field: str, destination: bytes, options: MountOptions) -> None:
-    """Change the flags of what is mounted at the destination."""
+    """Change the flags and the propagation of what is mounted at the destination."""
+    if options.data:
+        raise Unsupported(f"{field}.options", f"{options.data[0]!r} with remount")
     mount = ctx.plan.mount_register
     detail = f"remount {kernel.fsdecode(destination)}"
     ctx.plan.add("open_in_root", field, mount, ctx.root, destination, posix.O_PATH, detail=detail)
-    set_attributes(ctx, field, mount, detail, attr_set=options.attr_set, attr_clear=options.attr_clear)
+    for recursive, wanted, unwanted, propagation in (
+        (False, options.attr_set, options.attr_clear, 0),
+        (True, options.rec_set, options.rec_clear, 0),
+        (options.propagation_recursive, 0, 0, options.propagation),
+    ):
+        if wanted or unwanted or propagation:
+            set_attributes(
+                ctx,
+                field,
+                mount,
+                detail,
+                attr_set=wanted,
+                attr_clear=unwanted,
+                propagation=propagation,
+                recursive=recursive,
+            )
 
 
 def finish_mounts(ctx: Context, _mounts: object) -> None:

@@ -22,6 +22,7 @@ from ocirt import kernel
 from ocirt.context import NAMESPACE_TYPES
 from ocirt.errors import SpecError
 from ocirt.plan import AT_FDCWD, SYNC_MAPS
+from ocirt.spec.rules import sysctl_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ def apply_namespaces(ctx: Context, _value: Any) -> None:
     if not staged:
         # cgroup: only after the join, or the namespace's root would be the runtime's own group
         plan.clone_flags = clone_flags(new - {"cgroup"})
+        plan.add("prctl", FIELD, kernel.PR_SET_DUMPABLE, 0, 0, 0, 0, detail="not dumpable")
         for kind in joins:
             _setns(ctx, kind, joins[kind])
         if "cgroup" in new:
             plan.add("unshare", FIELD, kernel.CLONE_NEWCGROUP, detail="cgroup")
-        plan.add("prctl", FIELD, kernel.PR_SET_DUMPABLE, 0, 0, 0, 0, detail="not dumpable")
         return
     early = [kind for kind in joins if kind != "user" and "user" in new]
     if "user" not in new:
@@ -185,14 +186,5 @@ def apply_sysctl(ctx: Context, values: dict[str, str]) -> None:
     """
     for key, value in values.items():
         path = b"sys/" + kernel.fsencode(sysctl_path(key))
-        field = f"linux.sysctl.{key}"
+        field = f"linux.sysctl[{key}]"
         ctx.plan.add("write_file", field, ctx.proc, path, kernel.fsencode(value), posix.O_WRONLY)
-
-
-def sysctl_path(key: str) -> str:
-    """net.ipv4.ip_forward and net/ipv4/ip_forward name the same file; with a slash first, dots
-    belong to names: net/ipv4/conf/eth0.1/forwarding (sysctl.d(5))."""
-    dot, slash = key.find("."), key.find("/")
-    if slash >= 0 and (dot < 0 or slash < dot):
-        return key
-    return key.translate({46: "/", 47: "."})

@@ -64,7 +64,8 @@ def apply_root(ctx: Context, root: dict[str, Any]) -> None:
     )
     flags = kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC | kernel.AT_RECURSIVE
     plan.add("open_tree", field, ctx.root, AT_FDCWD, ctx.rootfs, flags, detail=root["path"])
-    flags = kernel.MOVE_MOUNT_F_EMPTY_PATH
+    # runc refuses a rootfs that is a symlink, crun follows it, as open_tree just did.
+    flags = kernel.MOVE_MOUNT_F_EMPTY_PATH | kernel.MOVE_MOUNT_T_SYMLINKS
     plan.add("move_mount", field, ctx.root, b"", AT_FDCWD, ctx.rootfs, flags, detail=root["path"])
 
 
@@ -84,12 +85,18 @@ def apply_pivot(ctx: Context, _value: Any) -> None:
         return
     plan.add("move_root" if getattr(ctx.options, "no_pivot", False) else "pivot_root", "root.path", ctx.root)
     plan.add("openat", "root.path", ctx.root, AT_FDCWD, b"/", posix.O_PATH | posix.O_DIRECTORY)
-    propagation = ctx.linux.get("rootfsPropagation")
-    if propagation:
+
+
+def apply_propagation(ctx: Context, propagation: str) -> None:
+    """linux.rootfsPropagation, of the new root (config-linux.md, Rootfs Mount Propagation).
+
+    When all mounts are in place: what is unbindable could not be made read-only any more.
+    """
+    if propagation and ctx.has_ns("mount"):
         name, recursive = PROPAGATION[propagation]
         flags = kernel.AT_RECURSIVE if recursive else 0
         data = kernel.mount_attr(0, 0, getattr(kernel, name))
-        plan.add("mount_setattr", "linux.rootfsPropagation", AT_FDCWD, b"/", flags, data, detail="/")
+        ctx.plan.add("mount_setattr", "linux.rootfsPropagation", AT_FDCWD, b"/", flags, data, detail="/")
 
 
 def apply_readonly_root(ctx: Context, readonly: bool) -> None:

@@ -20,6 +20,18 @@ def observe_root(target: Target, _spec: dict[str, Any]) -> list[Finding]:
     return [("root.path", "own root", "host's root" if same else "own root")]
 
 
+def observe_propagation(target: Target, spec: dict[str, Any]) -> list[Finding]:
+    asked = spec["linux"]["rootfsPropagation"]
+    root = mounts.top(mounts.read(target), "/")
+    if not asked or root is None:
+        return []
+    # A slave has a master only where the host's mount is shared.
+    kind = asked.removeprefix("r")
+    actual = root.propagation
+    same = actual == kind or (kind, actual) == ("slave", "private")
+    return [("linux.rootfsPropagation", kind, kind if same else actual)]
+
+
 def observe_readonly(target: Target, spec: dict[str, Any]) -> list[Finding]:
     root = mounts.top(mounts.read(target), "/")
     actual = "unknown" if root is None else "true" if "ro" in root.options else "false"
@@ -61,7 +73,7 @@ def observe_readonly_paths(target: Target, spec: dict[str, Any]) -> list[Finding
             os.stat(path.lstrip("/"), dir_fd=target.root)
         except OSError:
             continue
-        mount = mounts.top(table, os.path.normpath(path))
+        mount = mounts.top(table, os.path.normpath(f"/{path}"))
         actual = "read-only" if mount is not None and "ro" in mount.options else "writable"
         found.append((f"linux.readonlyPaths[{i}] {path}", "read-only", actual))
     return found

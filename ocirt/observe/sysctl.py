@@ -14,7 +14,7 @@ def observe(target: Target, spec: dict[str, Any]) -> list[Finding]:
     asked: dict[str, str] = spec["linux"]["sysctl"]
     values = _read_inside(target, list(asked))
     return [
-        (f"linux.sysctl.{key}", " ".join(value.split()), " ".join(values.get(key, "unreadable").split()))
+        (f"linux.sysctl[{key}]", " ".join(value.split()), " ".join(values.get(key, "unreadable").split()))
         for key, value in asked.items()
     ]
 

@@ -118,9 +118,15 @@ def user_namespace(spec: dict[str, Any]) -> Offences:
 
 
 def mounts(spec: dict[str, Any]) -> Offences:
+    if spec.get("mounts") and not is_private(spec, "mount"):
+        yield "mounts", "needs a mount namespace in linux.namespaces: they would appear on the host"
     for i, mount in enumerate(spec.get("mounts") or ()):
         if not mount["destination"]:
             yield f"mounts[{i}].destination", "must not be empty"
+        elif not set(mount["destination"].split("/")) - {"", ".", ".."} and "remount" not in (
+            mount.get("options") or ()
+        ):
+            yield f"mounts[{i}].destination", "is the root itself: it would be hidden, not seen"
         uids, gids = mount.get("uidMappings"), mount.get("gidMappings")
         if uids or gids:
             for name, mappings in (("uidMappings", uids), ("gidMappings", gids)):

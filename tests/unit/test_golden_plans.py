@@ -37,7 +37,9 @@ EVERY_CAPABILITY = (1 << 41) - 1
 V1 = {
     "cgroup_layout": "hybrid",
     "v1_hierarchies": {
+        "blkio": "/sys/fs/cgroup/blkio",
         "cpu,cpuacct": "/sys/fs/cgroup/cpu,cpuacct",
+        "cpuset": "/sys/fs/cgroup/cpuset",
         "devices": "/sys/fs/cgroup/devices",
         "freezer": "/sys/fs/cgroup/freezer",
         "memory": "/sys/fs/cgroup/memory",
@@ -47,7 +49,9 @@ V1 = {
     "unified_mount": "/sys/fs/cgroup/unified",
     "own_cgroups": {
         "": "/init.scope",
+        "blkio": "/user.slice",
         "cpu,cpuacct": "/",
+        "cpuset": "/",
         "devices": "/user.slice",
         "freezer": "/",
         "memory": "/user.slice",
@@ -269,10 +273,9 @@ SMALL: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "propagation-shared": (small(rootfsPropagation="shared"), {}, {}),
     "propagation-rslave": (small(rootfsPropagation="rslave"), {}, {}),
     "propagation-private": (small(rootfsPropagation="private"), {}, {}),
-    "propagation-unbindable": (small(rootfsPropagation="unbindable"), {}, {}),
+    "propagation-runbindable": (small(rootfsPropagation="runbindable", readonlyPaths=["/opt"]), {}, {}),
     "no-pivot": (small(), {}, {"no_pivot": True}),
     "no-new-keyring": (small(), {}, {"no_new_keyring": True}),
-    "preserved-fds": (small(), {}, {"preserve_fds": 0}),
     "tmpfs": (
         with_mounts(
             {"destination": "/run", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "ro"]},
@@ -288,7 +291,8 @@ SMALL: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
             {"destination": "/c", "source": "/c", "options": ["bind", "noatime", "private"]},
             {"destination": "/d", "type": "bind", "source": "d"},
             {"destination": "rel", "type": "none", "source": "/e", "options": ["bind"]},
-            {"destination": "/a", "type": "none", "options": ["remount", "ro"]},
+            {"destination": "/a", "type": "none", "options": ["remount", "ro", "rnodev", "rprivate"]},
+            {"destination": "/f", "source": "/f", "options": ["bind", "nosuid", "relatime"]},
         ),
         {},
         {},

@@ -85,7 +85,8 @@ ACCEPTED = {
     "empty value in env": [("process.env", ["A=", "B==", "A=again"])],
     "relative destination": [("mounts.0.destination", "proc")],
     "relative masked path": [("linux.maskedPaths", ["proc/kcore"])],
-    "no section linux": [("linux", ABSENT), ("hostname", ABSENT)],
+    "no section linux": [("linux", ABSENT), ("hostname", ABSENT), ("mounts", ABSENT)],
+    "the root remounted": [("mounts", [{"destination": "/", "options": ["remount", "ro"]}])],
     "new user namespace": [USER, *MAPS],
     "joined user namespace": [namespaces(*ALL, user="/proc/1/ns/user")],
     "joined user namespace and its maps": [namespaces(*ALL, user="/proc/1/ns/user"), *MAPS],
@@ -249,6 +250,14 @@ REFUSED = {
         "mounts[3].options: ridmap needs mappings or a user",
     ),
     "empty destination": ([("mounts.2.destination", "")], "mounts[2].destination: must not be empty"),
+    "a mount on the root": (
+        [("mounts.2.destination", "/./")],
+        "mounts[2].destination: is the root itself: it would be hidden, not seen",
+    ),
+    "mounts on the host": (
+        [("linux", ABSENT), ("hostname", ABSENT)],
+        "mounts: needs a mount namespace in linux.namespaces: they would appear on the host",
+    ),
     "offsets without namespace": (
         [("linux.timeOffsets", {"monotonic": {"secs": 1}})],
         "linux.timeOffsets: needs a time namespace in linux.namespaces",
