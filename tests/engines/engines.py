@@ -57,6 +57,11 @@ class Podman(Engine):
     def pid(self, container: str) -> int:
         return int(self("inspect", "--format", "{{.State.Pid}}", container).stdout)
 
+    def remove(self, name: str, *, pod: bool = False) -> None:
+        """rm -f until it works: podman's own cleanup is sometimes still at it, with every runtime."""
+        words = ("pod", "rm", "-f", "-t", "0", name) if pod else ("rm", "-f", "-t", "0", name)
+        wait_for(lambda: self(*words, check=False).returncode == 0, f"the removal of {name}")
+
 
 class Docker(Engine):
     """dockerd and its containerd with the runtime as the default one."""

@@ -21,7 +21,7 @@ def sleeper(podman: Podman) -> Iterator[str]:
     """A running container that does nothing."""
     container = podman("run", "-d", "--cpus", "0.5", "--hostname", "sleeper", IMAGE, "sleep", "1000").stdout
     yield container.strip()
-    podman("rm", "-f", "-t", "0", container.strip())
+    podman.remove(container.strip())
 
 
 def in_container(podman: Podman, *options: object, script: str, check: bool = True) -> str:
@@ -122,7 +122,7 @@ def test_rm_f_removes_a_running_container(podman):
     container = podman("run", "-d", IMAGE, "sleep", "1000").stdout.strip()
     pid = podman.pid(container)
     assert Path(f"/proc/{pid}").exists()
-    podman("rm", "-f", "-t", "0", container)
+    podman.remove(container)
     assert not Path(f"/proc/{pid}").exists()
 
 
@@ -133,7 +133,7 @@ def test_memory_cpu_and_pids_limits_are_in_the_control_files(podman):
     assert cgroup_value(pid, "memory", "memory.limit_in_bytes", "memory.max") == "67108864"
     assert cgroup_value(pid, "pids", "pids.max", "pids.max") == "50"
     assert cgroup_value(pid, "cpu", "cpu.cfs_quota_us", "cpu.max").split()[0] == "50000"
-    podman("rm", "-f", "-t", "0", container)
+    podman.remove(container)
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_uidmap_makes_root_an_ordinary_id_of_the_host(podman):
     status = Path(f"/proc/{podman.pid(container)}/status").read_text()
     assert "Uid:\t100000\t100000\t100000\t100000" in status
     assert "Gid:\t200000\t200000\t200000\t200000" in status
-    podman("rm", "-f", "-t", "0", container)
+    podman.remove(container)
 
 
 def test_containers_of_a_pod_share_namespaces(podman):
@@ -201,7 +201,7 @@ def test_containers_of_a_pod_share_namespaces(podman):
             links = {Path(f"/proc/{pid}/ns/{kind}").readlink() for pid in pids}
             assert (len(links) == 1) == shared, kind
     finally:
-        podman("pod", "rm", "-f", "-t", "0", "together")
+        podman.remove("together", pod=True)
 
 
 def test_the_bridge_network_reaches_the_container(podman):
@@ -209,7 +209,7 @@ def test_the_bridge_network_reaches_the_container(podman):
     address = podman("inspect", "--format", "{{.NetworkSettings.IPAddress}}", container).stdout.strip()
     fetch = ("busybox", "wget", "-qO-", f"http://{address}/index.html")
     wait_for(lambda: podman.host.run(*fetch, check=False).stdout == "served from the container\n", "the page")
-    podman("rm", "-f", "-t", "0", container)
+    podman.remove(container)
 
 
 def test_capabilities_no_new_privileges_and_seccomp_are_those_asked_for(podman):
@@ -288,7 +288,7 @@ def test_cgroups_disabled_leaves_the_container_in_its_parents_group(podman):
         pytest.skip("runc cannot")
     container = podman("run", "-d", "--cgroups", "disabled", IMAGE, "sleep", "1000").stdout.strip()
     assert "libpod" not in Path(f"/proc/{podman.pid(container)}/cgroup").read_text()
-    podman("rm", "-f", "-t", "0", container)
+    podman.remove(container)
 
 
 @pytest.mark.slow
@@ -323,5 +323,6 @@ def test_many_containers_at_once_leave_nothing(podman):
     for name in names:
         podman("run", "-d", "--name", name, IMAGE, "sleep", "1000")
     assert podman("ps", "-q").stdout.count("\n") == 10
-    podman("rm", "-f", "-t", "0", *names)
+    for name in names:
+        podman.remove(name)
     assert podman("ps", "-aq").stdout == before

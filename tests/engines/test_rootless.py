@@ -19,7 +19,7 @@ def test_run_is_root_inside_and_the_user_outside(rootless):
         assert maps[:4] == ["0", "0", str(USER_ID), "1"]
         assert rootless("exec", container, "sh", "-c", "exit 6", check=False).returncode == 6
     finally:
-        rootless("rm", "-f", "-t", "0", container)
+        rootless.remove(container)
 
 
 def test_run_passes_output_and_status(rootless):
@@ -89,4 +89,4 @@ def test_pod_shares_the_network(rootless):
         done = rootless("run", "--rm", "--pod", "together", IMAGE, "sh", "-c", FETCH)
         assert done.stdout == "served from the container\n"
     finally:
-        rootless("pod", "rm", "-f", "-t", "0", "together")
+        rootless.remove("together", pod=True)
