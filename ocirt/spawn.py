@@ -51,7 +51,11 @@ def run(
             (posix.POSIX_SPAWN_DUP2, out_write, 1),
             (posix.POSIX_SPAWN_DUP2, out_write, 2),
         ]
-        pid = posix.posix_spawn(path or argv[0], argv, env, file_actions=actions, setsigmask=[])
+        # The command and Python ignore these two; a hook must not inherit that.
+        ignored = [kernel.SIGPIPE, kernel.SIGXFSZ]
+        pid = posix.posix_spawn(
+            path or argv[0], argv, env, file_actions=actions, setsigmask=[], setsigdef=ignored
+        )
     except OSError:
         posix.close(in_write)
         posix.close(out_read)

@@ -22,6 +22,11 @@ def test_the_program_is_called_by_the_name_given_not_by_its_path() -> None:
     assert (result.status, result.stderr) == (0, "named\n")
 
 
+def test_no_signal_is_ignored_or_blocked_in_the_program() -> None:
+    result = run(["/bin/sh", "-c", "grep -E 'SigBlk|SigIgn' /proc/self/status >&2"], ENV)
+    assert result.stderr.split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
+
+
 def test_large_input_does_not_block_a_program_that_ignores_it() -> None:
     assert run(["/bin/true"], ENV, b"x" * (1 << 20)).status == 0
 
