@@ -24,6 +24,23 @@ MAX_ID = 1024
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
 
+# Members of state.json and what they are; more may be there.
+_MEMBERS = (
+    ("ociVersion", str),
+    ("id", str),
+    ("pid", int),
+    ("startTime", int),
+    ("bundle", str),
+    ("rootfs", str),
+    ("created", str),
+    ("annotations", dict),
+    ("owner", str),
+    ("pidNamespace", bool),
+    ("noNewKeyring", bool),
+    ("hooks", dict),
+)
+
+
 def check_id(container_id: str) -> None:
     """Raise SpecError unless the id is one that runc takes: letters, digits, _ + - ."""
     good = container_id and container_id not in (".", "..") and len(container_id) <= MAX_ID
@@ -95,6 +112,8 @@ class StateDir:
         state: dict[str, Any] = loads(data, f"{self.path}/state.json")
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise SpecError(f"{self.path}/state.json", "was written by another version of ocirt")
+        if not _is_whole(state):
+            raise SpecError(f"{self.path}/state.json", "is damaged")
         return state
 
     def read(self, name: str) -> bytes:
@@ -134,6 +153,52 @@ class StateDir:
                 posix.rmdir(self.path)
             except FileNotFoundError:
                 pass
+
+
+def _is_whole(state: dict[str, Any]) -> bool:
+    """Nobody but us writes state.json: only a fault of the disk or a hand that slipped."""
+    for name, kind in _MEMBERS:
+        if type(state.get(name)) is not kind:
+            return False
+    if not (0 <= state["pid"] < 1 << 31 and state["startTime"] >= 0):
+        return False
+    for entries in state["hooks"].values():
+        if type(entries) is not list or not all(_is_hook(entry) for entry in entries):
+            return False
+    steps = state.get("steps")
+    if steps is not None and not (
+        type(steps) is dict
+        and type(steps.get("base")) is int
+        and 0 <= steps["base"] < 1 << 20
+        and type(steps.get("ops")) is list
+        and all(type(op) is list and [type(word) for word in op] == [str] * 3 for op in steps["ops"])
+    ):
+        return False
+    return _is_cgroup(state.get("cgroup"))
+
+
+def _is_hook(hook: Any) -> bool:
+    return type(hook) is dict and type(hook.get("path")) is str
+
+
+def _is_cgroup(saved: Any) -> bool:
+    if saved is None:
+        return True
+    if type(saved) is not dict or type(saved.get("paths")) is not dict:
+        return False
+    words = [saved.get("driver"), saved.get("mount", ""), saved.get("unit", ""), saved.get("reason", "")]
+    if not all(type(word) is str and "\0" not in word for word in words):
+        return False
+    if saved["driver"] == "systemd" and not ("unit" in saved and type(saved.get("user")) is bool):
+        return False
+    for path in saved["paths"].values():
+        if type(path) is not str or path[:1] != "/" or path == "/" or "\0" in path:
+            return False
+    return (
+        saved["driver"] == "none"
+        or saved.get("version") == 1
+        or (saved.get("version") == 2 and "" in saved["paths"])
+    )
 
 
 def _remove_tree(parent: int, name: str) -> None:

@@ -78,14 +78,20 @@ def _refuse_paused(container: Container) -> None:
         raise WrongState("paused", "running", text)
 
 
+MERGED = ("env", "user", "additional_gids", "cap")  # options that add to a member of the process
+
+
 def build_process(container: Container, values: dict[str, Any], command: list[str]) -> dict[str, Any]:
     """The process object: --process FILE, or the container's own with the command; then options."""
     if values.get("process"):
+        from ocirt.spec.check import check_process
         from ocirt.spec.load import load
 
         if command:
             raise OcirtError("a command was given although --process names a file with one")
         process = load(values["process"])
+        if any(name in values for name in MERGED):
+            check_process(process)  # before something is added to it
     else:
         if not command:
             raise OcirtError("exec args cannot be empty")

@@ -12,6 +12,22 @@ import pytest
 from ocirt import state
 from ocirt.errors import AlreadyExists, NotFound, SpecError
 
+WHOLE = {
+    "ociVersion": "1.2.0",
+    "id": "one",
+    "pid": 7,
+    "startTime": 1,
+    "bundle": "/b\udc80",
+    "rootfs": "/b\udc80/rootfs",
+    "created": "",
+    "annotations": {},
+    "owner": "root",
+    "pidNamespace": True,
+    "noNewKeyring": False,
+    "hooks": {},
+    "cgroup": {"driver": "cgroupfs", "version": 1, "paths": {"pids": "/sys/fs/cgroup/pids/one"}},
+}
+
 
 @pytest.mark.parametrize("name", ["a", "A1_+-.", "..a", "x" * 200])
 def test_ids_of_runc_are_taken(name: str) -> None:
@@ -43,16 +59,16 @@ def test_an_id_is_reserved_once(tmp_path: Path) -> None:
 
 
 def test_an_unknown_id_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="^container does not exist$"):
+    with pytest.raises(NotFound, match=r"^container does not exist$"):
         state.open_state(str(tmp_path / "missing"), "one")
     assert not (tmp_path / "missing").exists()
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     with state.reserve(str(tmp_path), "one") as directory:
-        directory.save({"pid": 7, "bundle": "/b\udc80"})
+        directory.save(WHOLE)
     with state.open_state(str(tmp_path), "one") as directory:
-        assert directory.load() == {"format": 1, "pid": 7, "bundle": "/b\udc80"}
+        assert directory.load() == {"format": 1, **WHOLE}
         assert os.listdir(directory.path) == ["state.json"]
 
 
@@ -66,7 +82,7 @@ def test_a_state_of_another_version_is_named(tmp_path: Path) -> None:
 def test_a_link_in_place_of_the_directory_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "one").symlink_to("elsewhere")
-    with pytest.raises(OSError, match="Not a directory|Too many levels"):
+    with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
         state.open_state(str(tmp_path), "one")
 
 
@@ -107,3 +123,15 @@ def test_ids_lists_directories_and_a_missing_root_is_empty(tmp_path: Path) -> No
     state.reserve(str(tmp_path), "b").close()
     state.reserve(str(tmp_path), "a").close()
     assert state.ids(str(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("pid", -1), ("pid", "7"), ("pid", True), ("id", None), ("hooks", {"poststop": [{}]}), ("steps", {}),
+     ("cgroup", {"driver": "cgroupfs", "version": 1, "paths": {"pids": "/"}}), ("cgroup", [])],
+)  # fmt: skip
+def test_a_damaged_state_is_refused(tmp_path: Path, name: str, value: object) -> None:
+    with state.reserve(str(tmp_path), "one") as directory:
+        directory.save({**WHOLE, name: value})
+        with pytest.raises(SpecError, match=r"state\.json: is damaged"):
+            directory.load()
