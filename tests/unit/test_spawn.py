@@ -24,7 +24,10 @@ def test_the_program_is_called_by_the_name_given_not_by_its_path() -> None:
 
 def test_no_signal_is_ignored_or_blocked_in_the_program() -> None:
     result = run(["/bin/sh", "-c", "grep -E 'SigBlk|SigIgn' /proc/self/status >&2"], ENV)
-    assert result.stderr.split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
+    _, blocked, _, ignored = result.stderr.split()
+    assert int(blocked, 16) == 0
+    # 32 and 33 belong to the C library, whose posix_spawn leaves them ignored
+    assert int(ignored, 16) & ~(1 << 31 | 1 << 32) == 0
 
 
 def test_large_input_does_not_block_a_program_that_ignores_it() -> None:
