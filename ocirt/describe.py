@@ -283,6 +283,7 @@ SHOWN: dict[tuple[str, str], Callable[[Any], str]] = {
     ("setgroups", "groups"): _groups,
     ("umask", "mask"): _octal,
     ("keyctl", "operation"): _enum("KEYCTL_"),
+    ("keyring_access", "permissions"): lambda value: f"{value:08x}",
     ("personality", "persona"): _enum("PER_"),
     ("ioprio_set", "which"): _enum("IOPRIO_WHO_"),
     ("prlimit64", "resource"): _enum("RLIMIT_"),

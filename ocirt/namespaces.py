@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ocirt.plan import Handle
 
 FIELD = "linux.namespaces"
+# keyctl(2): all for who possesses it; view, read, search, link for its user's other processes.
+KEYRING_ACCESS = 0x3F1B0000
 
 
 def apply_namespaces(ctx: Context, _value: Any) -> None:
@@ -165,8 +167,11 @@ def apply_session(ctx: Context, _value: Any) -> None:
         join = kernel.KEYCTL_JOIN_SESSION_KEYRING
         # ENOSYS: a kernel without keyrings has none to share.
         plan.add("keyctl", "process", join, name, tolerate=kernel.ENOSYS)
+        if not ctx.is_exec:
+            # Searchable, else exec would not find it by its name and get another one.
+            plan.add("keyring_access", "process", KEYRING_ACCESS, tolerate=kernel.ENOSYS)
     plan.add("setsid", "process", tolerate=kernel.EPERM)
-    if "network" in ctx.new_ns:
+    if "network" in ctx.new_ns and not ctx.is_exec:
         plan.add("loopback_up", FIELD)
 
 

@@ -92,6 +92,7 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("seccomp", "bi", "filter flags"),
     ("execve", "vv", "argv env"),
     ("chown_stdio", "ii", "uid gid"),
+    ("keyring_access", "i", "permissions"),
 )
 SIGNATURE = {row[0]: row[1] for row in KINDS}
 

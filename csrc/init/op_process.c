@@ -3,6 +3,7 @@
 
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/keyctl.h>
 #include <linux/prctl.h>
 #include <linux/seccomp.h>
 
@@ -247,4 +248,9 @@ long op_chown_stdio(const u64 *arg)
 			return fail("fchown", error);
 	}
 	return 0;
+}
+
+long op_keyring_access(const u64 *arg)
+{
+	return fail("keyctl", SYS(keyctl, KEYCTL_SETPERM, KEY_SPEC_SESSION_KEYRING, arg[0]));
 }

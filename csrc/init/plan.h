@@ -116,6 +116,7 @@ struct plan_op {
  *   seccomp          struct sock_filter[] flags
  *   execve           argv env, with the path that find_executable found
  *   chown_stdio      uid gid: fds 0, 1, 2 unless they are /dev/null or not ours to give away
+ *   keyring_access   permissions of the session keyring
  */
 #define PLAN_OPS(OP)                                                                               \
 	OP(fork, "")                                                                               \
@@ -153,7 +154,8 @@ struct plan_op {
 	OP(exec_follows, "")                                                                       \
 	OP(seccomp, "bi")                                                                          \
 	OP(execve, "vv")                                                                           \
-	OP(chown_stdio, "ii")
+	OP(chown_stdio, "ii")                                                                      \
+	OP(keyring_access, "i")
 
 enum plan_kind {
 	PLAN_KIND_NONE,

@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 
 from ocirt import describe, kernel, lsm, procfs
-from ocirt.build import compile_create
+from ocirt.build import build_exec, compile_create
+from ocirt.cgroups.v2 import V2Manager
 from ocirt.host import Host
-from ocirt.options import CreateOptions
+from ocirt.options import CreateOptions, ExecOptions
 from ocirt.spec import check, load
 from ocirt.spec.example import rootless_example
 
@@ -419,6 +420,44 @@ def test_the_plan_of_a_small_config_is_the_one_that_was_read(name: str) -> None:
     compare(f"small/{name}", text)
 
 
+class Running:
+    """What build_exec asks of a container."""
+
+    id, bundle = "c1", "/bundle"
+    saved: dict[str, Any] = {"pid": 4242}
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec = spec
+
+    def manager(self) -> V2Manager:
+        return V2Manager("/sys/fs/cgroup/c1", "/sys/fs/cgroup")
+
+
+EXEC = {
+    # name: (kinds of namespaces of the container, process of the exec)
+    "exec": (("pid", "mount"), small()["process"]),
+    "exec-without-namespaces": ((), small()["process"]),
+    "exec-terminal": (("mount", "network"), process(terminal=True)["process"]),
+    "exec-process": (
+        ("pid", "mount", "user"),
+        {
+            **everything_of_a_process()["process"],
+            "execCPUAffinity": {"initial": "0", "final": "0-1"},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXEC)
+def test_the_plan_of_an_exec_is_the_one_that_was_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ocirt.host.Host", FixedHost)
+    kinds, document = EXEC[name]
+    options = ExecOptions(console_socket="/run/console.sock" if document.get("terminal") else None)
+    spec = small(kinds=kinds, **(MAPS if "user" in kinds else {}))
+    ctx = build_exec(Running(spec), document, options)  # type: ignore[arg-type]
+    compare(f"small/{name}", describe.text(ctx))
+
+
 def test_no_golden_is_left_without_its_config() -> None:
-    known = {*RECORDED, *(f"small/{name}" for name in SMALL)}
+    known = {*RECORDED, *(f"small/{name}" for name in (*SMALL, *EXEC))}
     assert {str(path.relative_to(GOLDEN)).removesuffix(".txt") for path in GOLDEN.rglob("*.txt")} == known
