@@ -156,7 +156,7 @@ class Launch:
             self._close_handles()
         if self.trace:
             self.trace.span("parent", "SPAWN clone3", "linux.namespaces", started)
-            self.trace.init_started(self.pid)
+            self.trace.init_started(self.pid, started)
 
     def run_to_ready(self, on_ready: Callable[[], None]) -> None:
         """Serve the init until it is READY; then on_ready(), and it may go on.

@@ -6,11 +6,16 @@ import posix
 import time
 from _struct import Struct
 
+from ocirt.errors import StepError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from ocirt.plan import Op
+
+
+FLAGS = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
 
 
 class Trace:
@@ -20,6 +25,10 @@ class Trace:
     """
 
     def __init__(self, path: str) -> None:
+        try:
+            posix.close(posix.open(path, FLAGS, 0o644))  # now: later a container would be there
+        except OSError as error:
+            raise StepError(error.errno or 0, "open", "--trace", path) from None
         self.path = path
         self.events: list[dict[str, Any]] = []
         self._init_pid = 0
@@ -43,9 +52,10 @@ class Trace:
             }
         )
 
-    def init_started(self, pid: int) -> None:
+    def init_started(self, pid: int, started_ns: int) -> None:
+        """started_ns: before the clone, for the init may be ahead of us when that returns."""
         self._init_pid = pid
-        self._last_init_ns = time.monotonic_ns()
+        self._last_init_ns = started_ns
 
     def init_times(self, ops: list[Op], step: int, data: bytes) -> None:
         """End times of the steps from step on; each began where the one before ended."""
@@ -70,8 +80,7 @@ class Trace:
             args = {"name": "ocirt-init"}
             names.append({"name": "thread_name", "ph": "M", "pid": own, "tid": self._init_pid, "args": args})
         document = {"displayTimeUnit": "ms", "traceEvents": names + self.events}
-        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
-        fd = posix.open(self.path, flags, 0o644)
+        fd = posix.open(self.path, FLAGS, 0o644)
         try:
             data = memoryview(dumps(document).encode())
             while data:
