@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.lib.bundle import Bundle
-from tests.lib.runtime import end
+from tests.lib.runtime import Runtime, end
 
 ATTACKER_SOURCE = Path(__file__).parent / "attacker.c"
 ROUNDS_SHORT, ROUNDS_LONG = 30, 1000
@@ -85,6 +85,13 @@ def swapping(attacker: Path) -> Swapping:
             process.stdout.close()
 
     return swap
+
+
+def attempt(runtime: Runtime, bundle: Bundle) -> subprocess.CompletedProcess[str]:
+    """One round of a race: run the bundle, whose config.json is written already."""
+    done = runtime("run", "--bundle", bundle.path, runtime.new_id())
+    assert not (runtime.root / runtime.ids.pop()).exists()
+    return done
 
 
 @pytest.fixture(params=[ROUNDS_SHORT, pytest.param(ROUNDS_LONG, marks=pytest.mark.slow)])

@@ -276,7 +276,7 @@ def test_fuzz_exec_process_and_user(runtime: Runtime, bundle: Bundle) -> None:
         [],
     )
     ran = 0
-    for i in range(60):
+    for i in range(36):
         spec = {"process": copy.deepcopy(valid)}
         at = rng.choice([at for at in places(spec) if len(at) > 1])
         owner: Any = spec

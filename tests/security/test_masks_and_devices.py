@@ -17,7 +17,7 @@ import pytest
 
 from tests.lib.bundle import Bundle, Probe
 from tests.lib.runtime import Runtime
-from tests.security.conftest import Swapping, way_out
+from tests.security.conftest import Swapping, attempt, way_out
 
 pytestmark = pytest.mark.root
 
@@ -79,7 +79,7 @@ def test_cve_2025_31133_dev_null_is_swapped_while_masks_are_made(
     bundle.args("/bin/cat", "/proc/self/mountinfo").write()
     with swapping(volume / "null", volume / "link"):
         for _ in range(rounds):
-            done = runtime("run", "--bundle", bundle.path, runtime.new_id())
+            done = attempt(runtime, bundle)
             assert done.returncode == 0, done.stderr
             masks = [line.split() for line in done.stdout.splitlines() if " /proc/keys " in line]
             assert [(mask[3], mask[4]) for mask in masks] == [("/null", "/proc/keys")]
@@ -119,7 +119,7 @@ def test_cve_2026_41579_dev_is_swapped(
     bundle.args("/bin/true").write()
     with swapping(bundle.rootfs / "dev", bundle.rootfs / "link"):
         for _ in range(rounds):
-            done = runtime("run", "--bundle", bundle.path, runtime.new_id())
+            done = attempt(runtime, bundle)
             assert done.returncode == 0 or done.stderr.startswith("linux.devices"), done.stderr
 
 

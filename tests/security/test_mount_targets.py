@@ -10,7 +10,7 @@ import pytest
 
 from tests.lib.bundle import Bundle, Probe
 from tests.lib.runtime import Runtime
-from tests.security.conftest import Swapping, way_out
+from tests.security.conftest import Swapping, attempt, way_out
 
 pytestmark = pytest.mark.root
 
@@ -104,7 +104,7 @@ def test_cve_2021_30465_cve_2024_45310_a_parent_of_the_target_is_swapped(
     swapped = made = 0
     with swapping(volume / "real", volume / "link"):
         for _ in range(rounds):
-            done = runtime("run", "--bundle", bundle.path, runtime.new_id())
+            done = attempt(runtime, bundle)
             if done.returncode != 0:
                 assert done.stderr.startswith("mounts["), done.stderr
                 continue
@@ -132,7 +132,7 @@ def test_cve_2019_19921_the_target_itself_is_swapped(
     ran = 0
     with swapping(bundle.rootfs / name, bundle.rootfs / "link"):
         for _ in range(rounds):
-            done = runtime("run", "--bundle", bundle.path, runtime.new_id())
+            done = attempt(runtime, bundle)
             if done.returncode != 0:
                 assert done.stderr.startswith(("mounts[", "linux.")), done.stderr
                 continue
@@ -156,7 +156,7 @@ def test_cve_2021_30465_a_source_in_a_volume_is_swapped(
     bundle.args("/bin/cat", "/proc/self/mountinfo").write()
     with swapping(volume / "one", volume / "two"):
         for _ in range(rounds):
-            done = runtime("run", "--bundle", bundle.path, runtime.new_id())
+            done = attempt(runtime, bundle)
             if done.returncode == 0:
                 found = [line.split() for line in done.stdout.splitlines() if " /volume/" in line]
                 assert len(found) == 1, done.stdout
@@ -179,7 +179,7 @@ def test_cve_2023_27561_two_containers_share_a_volume(
     victim.spec["mounts"].append({"destination": "/volume/real", "type": "tmpfs", "source": "tmpfs"})
     victim.args("/bin/probe").write()
     for _ in range(rounds):
-        done = runtime("run", "--bundle", victim.path, runtime.new_id())
+        done = attempt(runtime, victim)
         if done.returncode == 0:
             # Inside it may lie on /proc, where the link leads; then there is no mountinfo. A mount
             # goes along when its directory is renamed.
