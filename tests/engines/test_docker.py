@@ -91,7 +91,7 @@ def test_missing_command_is_127_and_an_unfit_one_126(docker):
 @pytest.mark.slow
 def test_exec_of_a_missing_command_is_127_and_of_an_unfit_one_126(docker, sleeper):
     # 126 for both: this docker takes exec's missing command for one that cannot be invoked.
-    assert docker("exec", sleeper, "nosuchcommand", check=False).returncode in (126, 127)
+    assert docker("exec", sleeper, "nosuchcommand", check=False).returncode == 126
     assert docker("exec", sleeper, "/bin/notexec", check=False).returncode == 126
 
 
