@@ -90,12 +90,19 @@ def _places(ctx: Context, command: str) -> list[str]:
 
 
 def _open_in(root: int, places: list[str]) -> int | None:
-    flags = posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK
+    """Fd of the first regular file; opening a device of the container may do things to the host."""
     for place in places:
         try:
-            return kernel.openat2(root, place, flags, 0, kernel.RESOLVE_IN_ROOT)
+            fd = kernel.openat2(root, place, posix.O_PATH | posix.O_CLOEXEC, 0, kernel.RESOLVE_IN_ROOT)
         except OSError:
             continue
+        try:
+            if posix.fstat(fd).st_mode & 0o170000 == 0o100000:
+                return posix.open(f"/proc/self/fd/{fd}", posix.O_RDONLY | posix.O_CLOEXEC)
+        except OSError:
+            continue
+        finally:
+            posix.close(fd)
     return None
 
 
@@ -117,6 +124,8 @@ def _shebang(root: int, head: bytes) -> str:
 
 
 def _elf(root: int, head: bytes, error: int) -> str:
+    if len(head) < 64:
+        return " (its ELF header is cut short)"
     order = "little" if head[5] == 1 else "big"
     machine = ELF_MACHINES.get(int.from_bytes(head[18:20], order), "unknown")  # type: ignore[arg-type]
     own = posix.uname().machine

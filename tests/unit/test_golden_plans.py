@@ -13,19 +13,18 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-import posix
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ocirt import describe, kernel, lsm, procfs
+from ocirt import describe
 from ocirt.build import build_exec, compile_create
 from ocirt.cgroups.v2 import V2Manager
-from ocirt.host import Host
 from ocirt.options import CreateOptions, ExecOptions
 from ocirt.spec import check, load
 from ocirt.spec.example import rootless_example
+from tests.lib.compiled import V1, V2, FixedHost, pretend
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "tests/data/configs"
@@ -33,67 +32,16 @@ GOLDEN = ROOT / "tests/golden"
 RECORDED = sorted(path.stem for path in CONFIGS.glob("*.json"))
 # prefix of a name to the recording that its plan is compared with
 BASES = ("podman-rootless", "podman", "docker", "ctr", "buildah-run")
-EVERY_CAPABILITY = (1 << 41) - 1
-
-V1 = {
-    "cgroup_layout": "hybrid",
-    "v1_hierarchies": {
-        "blkio": "/sys/fs/cgroup/blkio",
-        "cpu,cpuacct": "/sys/fs/cgroup/cpu,cpuacct",
-        "cpuset": "/sys/fs/cgroup/cpuset",
-        "devices": "/sys/fs/cgroup/devices",
-        "freezer": "/sys/fs/cgroup/freezer",
-        "memory": "/sys/fs/cgroup/memory",
-        "name=systemd": "/sys/fs/cgroup/systemd",
-        "pids": "/sys/fs/cgroup/pids",
-    },
-    "unified_mount": "/sys/fs/cgroup/unified",
-    "own_cgroups": {
-        "": "/init.scope",
-        "blkio": "/user.slice",
-        "cpu,cpuacct": "/",
-        "cpuset": "/",
-        "devices": "/user.slice",
-        "freezer": "/",
-        "memory": "/user.slice",
-        "name=systemd": "/init.scope",
-        "pids": "/user.slice",
-    },
-}
-V2 = {
-    "cgroup_layout": "v2",
-    "v1_hierarchies": {},
-    "unified_mount": "/sys/fs/cgroup",
-    "own_cgroups": {"": "/user.slice/user-0.slice/session-1.scope"},
-}
-
-
-class FixedHost(Host):
-    """A machine that is the same everywhere."""
-
-    def __init__(self, **facts: Any) -> None:
-        self.euid = 0
-        self.in_userns = False
-        self.capabilities = EVERY_CAPABILITY
-        self.__dict__.update({**V2, **facts})
-
-    def mount_point_of(self, path: str) -> str:
-        return "/var" if path.startswith("/var/") else "/"
-
-
 ROOTLESS = {"in_userns": True}  # as rootless podman calls it: root of a user namespace
 USER = {"euid": 1000}
 
 
 @pytest.fixture(autouse=True)
 def a_machine_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is asked of this machine in other ways than through Host. Nothing is cut short."""
+    """And nothing is cut short."""
     monkeypatch.setattr(describe, "LONGEST", 1 << 20)
     monkeypatch.delitem(describe.SHOWN, ("execve", "env"))
-    monkeypatch.setattr(lsm, "APPARMOR_ENABLED", "/dev/null")
-    monkeypatch.setattr(kernel, "environ", lambda: {b"PATH": b"/usr/bin"})
-    monkeypatch.setattr(posix, "access", lambda path, _mode: "user@1000.service" in path)
-    monkeypatch.setattr(procfs, "cgroup_paths", lambda pid="self": {"": "/init.scope" if pid == 1 else "/"})
+    pretend(monkeypatch)
 
 
 def plan(spec: dict[str, Any], options: CreateOptions | None = None, **facts: Any) -> str:
