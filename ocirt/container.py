@@ -27,7 +27,8 @@ KILL_WAIT = 10.0  # seconds for a killed container to be gone
 class Container:
     """One container, known by its id below a state root.
 
-    create() and load() make them; state is the document of state.json.
+    create() and load() make them; state is the document of state.json. The one that create() made
+    is our child: wait() for it, and delete() or close() it. pidfd becomes readable at its end.
     """
 
     def __init__(self, root: str, container_id: str, saved: dict[str, Any], pidfd: int = -1) -> None:
@@ -36,6 +37,7 @@ class Container:
         self.saved = saved
         self.pidfd = pidfd
         self.warnings: list[str] = []
+        self.exit_status: int | None = None  # once we have waited for it
         self._spec: dict[str, Any] | None = None
 
     # Making one
@@ -358,6 +360,23 @@ class Container:
                 text = f"cannot delete container {self.id} that is not stopped: {status}"
                 raise WrongState(status, "stopped", text)
             self._destroy(directory)
+        self.close()
+
+    def close(self) -> None:
+        """Give up pidfd; a child that has ended is reaped before."""
+        if self.pidfd >= 0:
+            self._reap(self.pidfd, nohang=True)
+            posix.close(self.pidfd)
+            self.pidfd = -1
+
+    def _reap(self, pidfd: int, nohang: bool = False) -> None:
+        """Our own child leaves a zombie; somebody else's is theirs to reap."""
+        try:
+            found = kernel.waitid_pidfd(pidfd, nohang)
+        except ChildProcessError:
+            return
+        if found is not None:
+            self.exit_status = kernel.exit_status(*found[1:])
 
     def _kill_everything(self) -> None:
         try:
@@ -372,7 +391,7 @@ class Container:
             poll.register(pidfd, select.POLLIN)
             if not poll.poll(KILL_WAIT * 1000):
                 raise OcirtError(f"container {self.id} did not end within {KILL_WAIT:g} s of SIGKILL")
-            _reap(pidfd)
+            self._reap(pidfd)
         finally:
             posix.close(pidfd)
 
@@ -450,11 +469,13 @@ class Container:
 
     def wait(self) -> int:
         """Wait for the init process, which must be our child; 128 + N when signal N ended it."""
-        return wait_for(self.pidfd)
+        if self.exit_status is None:
+            self.exit_status = wait_for(self.pidfd)
+        return self.exit_status
 
 
 class Exec:
-    """A process started by Container.exec; the caller closes pidfd."""
+    """A process started by Container.exec; the caller waits for it and closes it."""
 
     def __init__(self, launch: Launch) -> None:
         self.pid = launch.pid
@@ -465,21 +486,17 @@ class Exec:
         """Exit status, 128 + N when signal N ended it."""
         return wait_for(self.pidfd)
 
+    def close(self) -> None:
+        if self.pidfd >= 0:
+            posix.close(self.pidfd)
+            self.pidfd = -1
+
 
 def wait_for(pidfd: int) -> int:
     """Exit status of our child, as a shell tells it."""
     found = kernel.waitid_pidfd(pidfd)
     assert found is not None
-    _pid, code, status = found
-    return status if code == 1 else 128 + status  # 1: CLD_EXITED
-
-
-def _reap(pidfd: int) -> None:
-    """Our own child leaves a zombie; somebody else's is theirs to reap."""
-    try:
-        kernel.waitid_pidfd(pidfd)
-    except ChildProcessError:
-        pass
+    return kernel.exit_status(*found[1:])
 
 
 def _check_rootfs(ctx: Context) -> None:

@@ -1,0 +1,246 @@
+"""A program that uses ocirt as a library, for tests/system/test_library.py:
+library_host.py SCENARIO BUNDLE ROOT PREFIX. It ends with an assertion or with "done"."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ocirt import Container, CreateOptions, ExecOptions, OcirtError, StepError, WrongState
+
+_, SCENARIO, BUNDLE, ROOT, PREFIX = sys.argv
+CONFIG = Path(BUNDLE, "config.json")
+SPEC = json.loads(CONFIG.read_text())
+
+
+def create(name: str, *, start: bool = False, **options: object) -> Container:
+    return Container.create(
+        BUNDLE, f"{PREFIX}-{name}", root=ROOT, options=CreateOptions(**options), start=start
+    )
+
+
+def process(*words: str) -> dict:
+    return {**SPEC["process"], "args": list(words)}
+
+
+def write(spec: dict, name: str = "other.json") -> str:
+    path = Path(BUNDLE, name)
+    path.write_text(json.dumps(spec))
+    return str(path)
+
+
+def fds() -> list[str]:
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+    return sorted(found)
+
+
+def error_of(call: Callable[..., object], *words: object, **options: object) -> OcirtError:
+    try:
+        call(*words, **options)
+    except OcirtError as error:
+        return error
+    raise AssertionError(f"{call} {words} {options} did not fail")
+
+
+def no_children() -> None:
+    for options in (os.WNOHANG, os.WNOHANG | 0x40000000):  # __WALL
+        with contextlib.suppress(ChildProcessError):
+            raise AssertionError(os.waitpid(-1, options))
+
+
+def lifecycle() -> None:
+    container = create("one")
+    assert container.status == "created"
+    assert container.pid > 0
+    container.start()
+    assert container.status == "running"
+    started = container.exec(process("/bin/sh", "-c", "exit 7"), ExecOptions())
+    assert started.wait() == 7
+    started.close()
+    loaded = Container.load(container.id, ROOT)
+    assert loaded.state() == container.state()
+    assert [row["id"] for row in Container.list(ROOT)] == [container.id]
+    refused = error_of(container.delete)
+    assert isinstance(refused, WrongState)
+    assert (refused.now, refused.wanted) == ("running", "stopped")
+    loaded.kill(signal.SIGKILL)
+    assert container.wait() == 137
+    assert container.wait() == 137
+    assert container.status == "stopped"
+    container.delete()
+    assert Container.list(ROOT) == []
+
+
+def statuses() -> None:
+    for script, status in (("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", 0), ("kill -SEGV $$", 0)):
+        spec = {**SPEC, "process": process("/bin/sh", "-c", script)}
+        if status == 0 and "kill" in script:
+            spec["linux"] = {
+                **SPEC["linux"],
+                "namespaces": [n for n in SPEC["linux"]["namespaces"] if n["type"] != "pid"],
+            }
+            status = 143 if "TERM" in script else 139
+        container = create("status", start=True, config_file=write(spec))
+        assert container.wait() == status, script
+        container.delete()
+    container = create("forced", start=True)
+    container.delete(force=True)
+    assert container.wait() == 137
+
+
+def threads() -> None:
+    """Four threads make five containers each while others run programs and use memory."""
+    before = fds()
+    stop = threading.Event()
+    troubles: list[BaseException] = []
+
+    def guarded(call: object, *words: object) -> threading.Thread:
+        def run() -> None:
+            try:
+                call(*words)  # type: ignore[operator]
+            except BaseException as error:
+                troubles.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    def others() -> None:
+        while not stop.is_set():
+            assert subprocess.run(["sh", "-c", "exit 5"]).returncode == 5
+            bytearray(1 << 20)
+
+    def make(number: int) -> None:
+        for i in range(5):
+            container = create(f"{number}-{i}")
+            container.start()
+            started = container.exec(process("/bin/sh", "-c", f"exit {number + i}"), ExecOptions())
+            assert started.wait() == number + i
+            started.close()
+            container.kill(signal.SIGKILL)
+            assert container.wait() == 137
+            container.delete()
+
+    busy = [guarded(others) for _ in range(2)]
+    for thread in [guarded(make, number) for number in range(4)]:
+        thread.join()
+    stop.set()
+    for thread in busy:
+        thread.join()
+    assert not troubles, troubles
+    assert fds() == before
+    assert Container.list(ROOT) == []
+
+
+def wait_of_the_host() -> None:
+    """An exec makes every process its parent's to wait for: os.wait() may be faster than we.
+
+    The kernel then still tells us how the container ended (Linux 6.15).
+    """
+    script = {**SPEC, "process": process("/bin/sh", "-c", "exit 6")}
+    container = create("quiet", start=True, config_file=write(script))
+    pid = container.saved["pid"]
+    own = os.spawnlp(os.P_NOWAIT, "sh", "sh", "-c", "exit 9")
+    assert {os.wait(), os.wait()} == {(own, 9 << 8), (pid, 6 << 8)}
+    if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (6, 15):
+        assert container.wait() == 6
+    else:
+        with contextlib.suppress(ChildProcessError):
+            raise AssertionError(container.wait())
+    container.delete()
+    container = create("killed", start=True)
+    container.kill(signal.SIGKILL)
+    assert os.wait()[1] == signal.SIGKILL
+    container.delete()
+    if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (6, 15):
+        assert container.wait() == 137
+
+
+def under_asyncio() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        container = create(
+            "async", start=True, config_file=write({**SPEC, "process": process("/bin/sleep", "0.3")})
+        )
+        ended = asyncio.Event()
+        loop.add_reader(container.pidfd, ended.set)
+        own = await asyncio.create_subprocess_exec("sh", "-c", "exit 4")
+        assert await own.wait() == 4
+        assert not ended.is_set()
+        await asyncio.wait_for(ended.wait(), 10)
+        loop.remove_reader(container.pidfd)
+        assert container.wait() == 0
+        container.delete()
+
+    asyncio.run(main())
+
+
+def failures() -> None:
+    """Of every kind, many times: typed, and nothing is kept open."""
+    bad_mount = {**SPEC, "mounts": [{"destination": "/x", "type": "nosuchfs", "source": "x"}]}
+    bad_limit = {**SPEC, "linux": {**SPEC["linux"], "resources": {"pids": {"limit": 10**12}}}}
+    bad_hook = {**SPEC, "hooks": {"createRuntime": [{"path": "/bin/false"}]}}
+    bad_exec = {**SPEC, "process": process("/etc")}
+    bad_document = {**SPEC, "process": process()}
+    with contextlib.suppress(OcirtError):
+        create("warm", config_file=write(bad_mount))  # what is loaded once stays
+    before = fds()
+    for _ in range(5):
+        for spec in (bad_mount, bad_limit, bad_hook, bad_exec, bad_document):
+            error = error_of(create, "bad", config_file=write(spec))
+            assert "\n" not in str(error)
+    error = error_of(create, "bad", config_file=write(bad_mount))
+    assert isinstance(error, StepError)
+    assert (error.field, error.call, error.errno) == ("mounts[0]", "fsopen", 19)
+    assert fds() == before
+    assert os.listdir(ROOT) == []
+
+
+def surroundings() -> None:
+    """Nothing of the host is changed: mask, handlers, directory, umask, environment, limits."""
+
+    def look() -> list[object]:
+        mask = os.umask(0o22)
+        os.umask(mask)
+        handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        own = (os.getcwd(), dict(os.environ), os.getsid(0), os.getpgid(0), os.readlink("/proc/self/ns/mnt"))
+        return [mask, handlers, blocked, own, Path("/proc/self/cgroup").read_text()]
+
+    os.umask(0o27)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    before = look()
+    lifecycle()
+    assert look() == before
+
+
+def large_host() -> None:
+    """A host with much memory: nothing of it is copied."""
+    memory = bytearray(512 << 20)
+    memory[::4096] = b"x" * (len(memory) // 4096)
+    lifecycle()
+
+
+{
+    "failures": failures,
+    "large_host": large_host,
+    "lifecycle": lifecycle,
+    "statuses": statuses,
+    "surroundings": surroundings,
+    "threads": threads,
+    "under_asyncio": under_asyncio,
+    "wait_of_the_host": wait_of_the_host,
+}[SCENARIO]()
+no_children()
+print("done")
