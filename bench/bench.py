@@ -181,7 +181,9 @@ class Bench:
 
         def create_to_exit(_name: str) -> None:
             options = CreateOptions()
-            container = Container.create(str(self.bundle), self.new_id(), root=root, options=options, start=True)
+            container = Container.create(
+                str(self.bundle), self.new_id(), root=root, options=options, start=True
+            )
             container.wait()
             container.delete()
 
@@ -202,7 +204,9 @@ class Bench:
             pid_file = self.bundle / "pid"
             self.call(name, "create", "--bundle", str(self.bundle), "--pid-file", str(pid_file), container_id)
             status = Path(f"/proc/{pid_file.read_text()}/status").read_text()
-            found[name] = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+            found[name] = next(
+                int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")
+            )
             self.call(name, "delete", "--force", container_id)
         return {"KiB": found, "ratio": ratios(found)}
 
@@ -212,7 +216,14 @@ class Bench:
         for name, path in self.runtimes.items():
             argv = [path, "--root", str(self.roots[name]), "run", "--bundle", str(self.bundle), self.new_id()]
             # A child of posix_spawn reports our own RSS: start it from a small shell.
-            shell = ["/bin/busybox", "sh", "-c", '"$@" </dev/null & wait $!; grep -q . /dev/null; exit 0', "sh", *argv]
+            shell = [
+                "/bin/busybox",
+                "sh",
+                "-c",
+                '"$@" </dev/null & wait $!; grep -q . /dev/null; exit 0',
+                "sh",
+                *argv,
+            ]
             with subprocess.Popen(shell) as process:
                 _, _, usage = os.wait4(process.pid, 0)
                 process.returncode = 0

@@ -54,10 +54,18 @@ def test_preserved_fds_and_only_those_are_passed(runtime: Runtime, bundle: Bundl
     fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(2)]
     try:
         done = subprocess.run(
-            ["bash", "-c", f'exec 3<&{fds[0]} 4<&{fds[1]} 5<&{fds[0]}; exec "$@"', "sh",
-             *runtime.command("run", "--preserve-fds", 2, "--bundle", bundle.path, runtime.new_id())],
-            pass_fds=fds, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                "bash",
+                "-c",
+                f'exec 3<&{fds[0]} 4<&{fds[1]} 5<&{fds[0]}; exec "$@"',
+                "sh",
+                *runtime.command("run", "--preserve-fds", 2, "--bundle", bundle.path, runtime.new_id()),
+            ],
+            pass_fds=fds,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
     finally:
         for fd in fds:
             os.close(fd)
@@ -138,11 +146,26 @@ def test_mounts_have_their_flags(any_runtime: Runtime, bundle: Bundle, tmp_path:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/file").write_text("text")
     bundle.spec["mounts"] += [
-        {"destination": "/data", "type": "bind", "source": str(tmp_path / "data"), "options": ["rbind", "ro"]},
-        {"destination": "/new/file", "type": "bind", "source": str(tmp_path / "data/file"), "options": ["bind"]},
-        {"destination": "/scratch", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "size=64k"]},
+        {
+            "destination": "/data",
+            "type": "bind",
+            "source": str(tmp_path / "data"),
+            "options": ["rbind", "ro"],
+        },
+        {
+            "destination": "/new/file",
+            "type": "bind",
+            "source": str(tmp_path / "data/file"),
+            "options": ["bind"],
+        },
+        {
+            "destination": "/scratch",
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "options": ["nosuid", "noexec", "size=64k"],
+        },
         {"destination": "/sealed", "type": "tmpfs", "source": "tmpfs", "options": ["ro"]},
-    ]  # fmt: skip
+    ]
     bundle.args(
         "/bin/probe",
         "all",
@@ -200,8 +223,11 @@ def test_devices_are_there_with_their_modes(any_runtime: Runtime, bundle: Bundle
         {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 5, "gid": 6},
         {"path": "/dev/pipe", "type": "p", "fileMode": 0o600},
     ]
-    words = [word for name in ("null", "zero", "full", "random", "urandom", "tty", "fuse", "pipe", "ptmx", "fd")
-             for word in ("stat", f"/dev/{name}")]  # fmt: skip
+    words = [
+        word
+        for name in ("null", "zero", "full", "random", "urandom", "tty", "fuse", "pipe", "ptmx", "fd")
+        for word in ("stat", f"/dev/{name}")
+    ]
     seen = probe(any_runtime, bundle.args("/bin/probe", *words))
     assert seen["stat /dev/null"].startswith("20666 0 0 1:3")
     assert seen["stat /dev/full"].startswith("20666 0 0 1:7")
@@ -273,10 +299,26 @@ def test_propagation_of_the_root(runtime: Runtime, bundle: Bundle, propagation: 
     container_id = runtime.new_id()
     look = f'"$@" || exit 9; test -e {volume}/m/file && echo seen || echo hidden'
     done = subprocess.run(
-        ["unshare", "-m", "--propagation", "shared", "sh", "-c", script, "sh", str(volume), "sh", "-c", look, "sh",
-         *runtime.command("run", "--bundle", bundle.path, container_id)],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            "unshare",
+            "-m",
+            "--propagation",
+            "shared",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            str(volume),
+            "sh",
+            "-c",
+            look,
+            "sh",
+            *runtime.command("run", "--bundle", bundle.path, container_id),
+        ],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ("seen\n" if propagation == "rshared" else "hidden\n")
 
