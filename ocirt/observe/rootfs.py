@@ -73,7 +73,7 @@ def observe_readonly_paths(target: Target, spec: dict[str, Any]) -> list[Finding
             os.stat(path.lstrip("/"), dir_fd=target.root)
         except OSError:
             continue
-        mount = mounts.top(table, os.path.normpath(f"/{path}"))
+        mount = mounts.top(table, os.path.normpath("/" + path.lstrip("/")))
         actual = "read-only" if mount is not None and "ro" in mount.options else "writable"
         found.append((f"linux.readonlyPaths[{i}] {path}", "read-only", actual))
     return found

@@ -48,8 +48,8 @@ def test_every_mount_and_field_of_the_config_is_in_the_plan(config, ocirt, run_c
         assert any(field.startswith(f"hooks.{name}") for field in fields) or name.startswith("post"), name
     for name in ("maskedPaths", "readonlyPaths", "sysctl"):
         for key in spec["linux"].get(name) or []:
-            number = "" if name == "sysctl" else f"[{spec['linux'][name].index(key)}]"
-            assert f"linux.{name}{number or '.' + key}" in fields
+            label = key if name == "sysctl" else spec["linux"][name].index(key)
+            assert f"linux.{name}[{label}]" in fields
     if "seccomp" in spec["linux"]:
         assert "linux.seccomp" in fields
 
