@@ -218,6 +218,7 @@ class SystemdManager(Manager):
         self.host = host
         self.wanted = wanted
         self._started = False
+        self._bus: Bus | None = None  # from the start of the scope until its device rules are set
         # A new scope is made around a process. Into one that is there the init goes by itself,
         # unless it belongs to a user's systemd: the way there crosses groups that are root's.
         self.needs_pid = wanted is not None or user
@@ -241,13 +242,14 @@ class SystemdManager(Manager):
 
     def attach(self, pid: int) -> None:
         """Make the scope around a process, or put one more into it. Raises CgroupError."""
-        with self._connect() as bus:
-            if self.wanted is None:
+        if self.wanted is None:
+            with self._connect() as bus:
                 self._call(bus, "AttachProcessesToUnit", "ssau", self.unit, "", [pid])
-                return
-            job = self._start(bus, [*self.wanted, ("PIDs", ("au", [pid]))])
-            self._started = True
-            result = self._ask("StartTransientUnit", bus.wait_for_job, job)
+            return
+        bus = self._bus = self._connect()
+        job = self._start(bus, [*self.wanted, ("PIDs", ("au", [pid]))])
+        self._started = True
+        result = self._ask("StartTransientUnit", bus.wait_for_job, job)
         if result != "done":
             raise self._unfinished("StartTransientUnit", result)
         self._find(pid)
@@ -295,10 +297,10 @@ class SystemdManager(Manager):
 
     def _abandon(self) -> None:
         """Undo. A scope of the same name that is not ours stays."""
-        if not self._started:
-            return
+        self._disconnect()
         try:
-            self.destroy()
+            if self._started:
+                self.destroy()
         except CgroupError as error:
             # An OSError here becomes a warning: it must not hide why there is something to undo.
             raise OSError(error.errno, str(error)) from None
@@ -325,8 +327,10 @@ class SystemdManager(Manager):
 
     def apply_devices(self, entries: list[dict[str, Any]] | None) -> None:
         """systemd has to know the rules: on v1 its next reload would else allow every device."""
-        if not self.user:
-            self._set(device_properties(entries))
+        wanted = device_properties(entries)
+        if not self.user and (wanted != EVERY_DEVICE or self._bus is None):  # a new scope allows all
+            self._set(wanted)
+        self._disconnect()
         self.files.apply_devices(entries)
 
     def describe(self, resources: dict[str, Any], field: str = FIELD) -> list[tuple[str, str, str]]:
@@ -342,9 +346,10 @@ class SystemdManager(Manager):
         """
         if not wanted:
             return
-        with self._connect() as bus:
+        with self._bus or self._connect() as bus:
             self._call(bus, "SetUnitProperties", "sba(sv)", self.unit, True, wanted)
             self._ask("Ping", lambda: bus.call("Ping", interface="org.freedesktop.DBus.Peer"))
+        self._bus = None
 
     # The end
 
@@ -375,6 +380,11 @@ class SystemdManager(Manager):
 
         bus: Bus = self._ask("connect for", Bus, self.user)
         return bus
+
+    def _disconnect(self) -> None:
+        if self._bus is not None:
+            self._bus.close()
+            self._bus = None
 
     def _call(self, bus: Bus, member: str, signature: str, *values: Any) -> list[Any]:
         return self._ask(member, bus.call, member, signature, *values)  # type: ignore[no-any-return]

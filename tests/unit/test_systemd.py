@@ -245,6 +245,9 @@ class FakeBus:
     def wait_for_job(self, _job: str) -> str:
         return self.job_result
 
+    def close(self) -> None:
+        self.closed = True
+
 
 @pytest.fixture
 def scope(monkeypatch):
@@ -285,6 +288,20 @@ def test_limits_are_not_told_twice_to_a_new_scope_but_to_an_old_one(scope):
     manager.apply({"pids": {"limit": 5}})
     assert bus.calls[1:] == ["SetUnitProperties", "Ping"]
     assert bus.arguments[1] == ("x.scope", True, [("TasksMax", ("t", 5))])
+
+
+def test_a_new_scope_is_told_of_device_rules_that_deny_something(scope):
+    manager, bus = scope({})
+    manager.attach(42)
+    manager.apply_devices([DENY_ALL])
+    assert bus.calls == ["StartTransientUnit", "SetUnitProperties", "Ping"]
+    assert bus.arguments[1][2] == systemd.device_properties([DENY_ALL])
+
+    manager, bus = scope({})
+    manager.attach(42)
+    manager.apply_devices([{"allow": True, "access": "rwm"}])
+    assert bus.calls == ["StartTransientUnit"]
+    assert bus.closed
 
 
 def test_a_failed_unit_of_the_same_name_is_forgotten_first(scope):

@@ -371,6 +371,46 @@ def a_scope_in_use_is_not_taken_and_not_stopped(runtime, driver):
         expect(cgroup_of(container.pid), container.cgroup)
 
 
+@case(*ALL, only="ocirt")
+def verify_finds_in_force_what_was_asked(runtime, driver):
+    with runtime.started(config(rootless=driver == "rootless", **LIMITS), **where(driver)) as container:
+        output = runtime.call("verify", container.name, **container.how)
+        expect_in(" 0 differ", output)
+        expect_in("linux.resources.memory.limit", output)
+
+
+@case(*ALL, only="ocirt")
+def delete_ends_all_processes_of_a_shared_pid_namespace(runtime, driver):
+    spec = shell("sleep 1234 & sleep 1234 & sleep 1234", rootless=driver == "rootless")
+    spec["linux"]["namespaces"].remove({"type": "pid"})
+    spec["mounts"][0] = {"destination": "/proc", "type": "none", "source": "/proc", "options": ["rbind"]}
+    with runtime.started(spec, **where(driver)) as container:
+        pids = f"/sys/fs/cgroup{container.cgroup}/cgroup.procs"
+        wait_until(lambda: len(read(pids).split()) >= 3, "all processes run")
+        found = read(pids).split()
+    expect([pid for pid in found if os.path.exists(f"/proc/{pid}")], [], "processes that still run")
+
+
+@case(*ALL, only="ocirt")
+def a_runtime_killed_anywhere_leaves_only_what_delete_removes(runtime, driver):
+    place = where(driver)
+    how = {"systemd": place.get("systemd", False), "user": place.get("user", False)}
+    log = open(f"{WORK}/log", "w")
+    for tenths in range(1, 9):
+        name, directory = runtime.bundle(config(rootless=driver == "rootless"), place["path"])
+        words = runtime.words("create", "--bundle", directory, name, **how)
+        create = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        time.sleep(tenths * 0.12)
+        # Of a rootless runtime the child is runuser, and the runtime its only child.
+        target = read(f"/proc/{create.pid}/task/{create.pid}/children").split() if how["user"] else []
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(target[0]) if target else create.pid, 9)
+        create.wait()
+        runtime.call("delete", "--force", name, **how)
+        groups = [path for path, _, _ in os.walk("/sys/fs/cgroup") if name in path]
+        expect(groups, [], f"what is left after {tenths * 0.12:.2f} s")
+
+
 # systemd
 
 

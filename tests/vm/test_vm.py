@@ -14,7 +14,7 @@ NAMES = {
     layout: [name for name, _, _, layouts, only in guest_cases.CASES if layout in layouts]
     for layout in ("v2", "hybrid")
 }
-pytestmark = [pytest.mark.vm, pytest.mark.root]
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.root]
 
 
 @pytest.fixture(scope="module")
