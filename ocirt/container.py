@@ -241,7 +241,8 @@ class Container:
         """Let the user's program run (runtime.md, Start). Raises WrongState, or what failed."""
         with state.open_state(self.root, self.id) as directory:
             self.saved = directory.load()
-            status = self.status
+            # The lock is ours: without a pid, the runtime that was creating it has died.
+            status = self.status if self.saved["pid"] else "stopped"
             if status == "running":
                 raise WrongState(status, "created", "cannot start an already running container")
             if status != "created":

@@ -1,0 +1,204 @@
+"""Container over a process of ours: status, kill and delete need no privilege."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ocirt import build, container, state
+from ocirt.container import Container, write_pid_file
+from ocirt.errors import AlreadyExists, NotFound, OcirtError, StepError, WrongState
+from ocirt.procfs import start_time
+
+DOCUMENT = {
+    "ociVersion": "1.2.0",
+    "id": "c",
+    "pid": 0,
+    "startTime": 0,
+    "bundle": "/b",
+    "rootfs": "/b/rootfs",
+    "created": "2026-01-01T00:00:00.000000000Z",
+    "annotations": {"a": "b"},
+    "owner": "root",
+    "pidNamespace": True,
+    "noNewKeyring": False,
+    "cgroup": None,
+    "hooks": {},
+    "steps": {"base": 0, "ops": []},
+}
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Make the state of a container whose first process is pid; created or running."""
+
+    def make(pid=0, *, created=False, **more):
+        with state.reserve(str(tmp_path), "c") as directory:
+            started = start_time(pid) if pid else 0
+            directory.save({**DOCUMENT, "pid": pid, "startTime": started, **more})
+            if created:
+                os.close(os.open(f"{tmp_path}/c/start", os.O_CREAT | os.O_WRONLY, 0o600))
+        return Container.load("c", str(tmp_path))
+
+    return make
+
+
+def test_an_id_that_nobody_has(tmp_path):
+    with pytest.raises(NotFound, match="container does not exist"):
+        Container.load("c", str(tmp_path))
+    assert Container.list(str(tmp_path / "nosuch")) == []
+
+
+def test_an_id_that_is_taken(made, tmp_path):
+    made()
+    with pytest.raises(AlreadyExists, match="container with given ID already exists: c"):
+        state.reserve(str(tmp_path), "c")
+
+
+def test_the_status_is_read_off_the_process(made, sleeper):
+    found = made(sleeper.pid, created=True)
+    assert (found.status, found.pid) == ("created", sleeper.pid)
+    os.unlink(f"{found.root}/c/start")
+    assert found.status == "running"
+    sleeper.kill()
+    sleeper.wait()
+    assert (found.status, found.pid) == ("stopped", 0)
+
+
+def test_another_process_with_the_same_pid_is_not_the_containers(made, sleeper):
+    found = made(sleeper.pid)
+    found.saved["startTime"] += 1
+    assert found.status == "stopped"
+    with pytest.raises(WrongState, match="container not running"):
+        found.kill(signal.SIGKILL)
+    assert sleeper.poll() is None
+
+
+def test_without_a_pid_it_is_being_created_as_long_as_somebody_does_it(made, tmp_path):
+    found = made()
+    assert found.status == "stopped"  # the runtime that did it is gone
+    fd = os.open(f"{tmp_path}/c", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    assert found.status == "creating"
+    os.close(fd)
+
+
+def test_the_state_document(made, sleeper):
+    assert made(sleeper.pid).state() == {
+        "ociVersion": "1.2.0",
+        "id": "c",
+        "pid": sleeper.pid,
+        "status": "running",
+        "bundle": "/b",
+        "rootfs": "/b/rootfs",
+        "created": "2026-01-01T00:00:00.000000000Z",
+        "annotations": {"a": "b"},
+        "owner": "root",
+    }
+
+
+def test_a_stopped_container_has_pid_0(made):
+    assert made().state()["pid"] == 0
+
+
+def test_kill_sends_the_signal(made, sleeper):
+    made(sleeper.pid).kill(signal.SIGTERM)
+    assert sleeper.wait(5) == -signal.SIGTERM
+
+
+def test_a_running_container_is_deleted_only_by_force(made, sleeper, tmp_path):
+    found = made(sleeper.pid)
+    with pytest.raises(WrongState, match="cannot delete container c that is not stopped: running"):
+        found.delete()
+    found.delete(force=True)
+    assert not Path(f"/proc/{sleeper.pid}").exists()  # killed, and reaped as our child
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_created_container_is_killed_by_delete(made, sleeper, tmp_path):
+    made(sleeper.pid, created=True).delete()
+    assert not Path(f"/proc/{sleeper.pid}").exists()  # killed, and reaped as our child
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_poststop_hook_that_fails_is_told_and_the_container_is_gone(made, tmp_path):
+    found = made(hooks={"poststop": [{"path": "/nosuch"}]})
+    found.delete()
+    assert found.warnings == [
+        "hooks.poststop[0] (/nosuch): no such file or directory after 0.000 s",
+    ]
+    assert not (tmp_path / "c").exists()
+
+
+def test_start_of_what_is_not_created(made, sleeper):
+    with pytest.raises(WrongState, match="cannot start an already running container"):
+        made(sleeper.pid).start()
+
+
+def test_start_of_what_has_stopped(made):
+    with pytest.raises(WrongState, match="cannot start a container that has stopped"):
+        made().start()
+
+
+def test_exec_needs_a_running_container(made):
+    with pytest.raises(WrongState, match="cannot exec in a stopped container"):
+        made().exec({}, None)
+
+
+def test_the_pid_file_is_plain_decimal_and_complete_when_it_has_its_name(tmp_path):
+    path = tmp_path / "pid"
+    path.write_text("old")
+    write_pid_file(str(path), 4194304)
+    assert path.read_text() == "4194304"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pid"]
+
+
+def test_a_pid_file_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pid_file("pid", 7)
+    assert (tmp_path / "pid").read_text() == "7"
+
+
+def test_the_bundle_is_an_absolute_path_without_links(tmp_path, monkeypatch):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "link").symlink_to("bundle")
+    monkeypatch.chdir(tmp_path)
+    assert build.real_directory("link") == str(tmp_path / "bundle")
+    with pytest.raises(StepError, match=r"bundle \(nosuch\): open: No such file or directory"):
+        build.real_directory("nosuch")
+
+
+def test_fds_to_preserve_must_have_been_passed_by_the_caller():
+    fd = os.open("/dev/null", os.O_RDONLY)  # close-on-exec: one of ours
+    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 300)
+    os.close(fd)
+    try:
+        with pytest.raises(StepError, match="--preserve-fds"):
+            build.preserved_fds(high - 2)
+    finally:
+        os.close(high)
+    assert build.preserved_fds(0) == []
+
+
+def test_an_owner_without_a_name_is_told_by_number():
+    assert container._owner(0) == "root"
+    assert container._owner(4000000000) == "4000000000"
+
+
+@pytest.mark.parametrize("text", ["", "../x", "a/b", ".", "..", "a b"])
+def test_ids_that_cannot_be(text):
+    with pytest.raises(OcirtError, match="invalid container ID format"):
+        state.check_id(text)
