@@ -25,6 +25,7 @@ USER_ENV = [
     "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
     f"HOME=/home/{USER}",
 ]
+USER_MANAGER = f"/user.slice/user-{UID}.slice/user@{UID}.service"
 MIB = 1 << 20
 KMSG = "c 1 11"  # a device that nobody allows
 CASES = []  # (name, function, arguments, layouts, only)
@@ -248,7 +249,7 @@ def expected_group(driver, container):
     if driver == "systemd":
         return f"/oct.slice/oct-test.slice/{scope}"
     if driver == "rootless":
-        return f"/user.slice/user-{UID}.slice/user@{UID}.service/user.slice/{scope}"
+        return f"{USER_MANAGER}/user.slice/{scope}"
     return f"/octest/{container.name}"
 
 
@@ -571,6 +572,38 @@ def an_unknown_apparmor_profile_is_an_error_that_names_the_field(runtime):
     status, output = runtime.run(spec)
     expect(status, 1, "the status")
     expect_in("process.apparmorProfile", output)
+
+
+# An engine
+
+
+@case("systemd", "rootless", only="ocirt")
+def podman_gives_its_containers_a_scope_with_limits(runtime, driver):
+    archive = f"{WORK}/image.tar"
+    subprocess.run(["tar", "-C", ROOTFS, "-cf", archive, "."], check=True)
+    user = ["runuser", "-u", USER, "--", "env", "-i", *USER_ENV] if driver == "rootless" else []
+
+    def podman(*words):
+        call = [*user, "podman", "--runtime", runtime.path, "--cgroup-manager", "systemd", *words]
+        done = subprocess.run(call, cwd="/tmp", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise Failed(f"podman {words[0]}: status {done.returncode}: {done.stdout.strip()}")
+        return done.stdout.strip()
+
+    podman("import", "-q", archive, "image")
+    limits = ["--network=none", "--memory=50m", "--pids-limit=77"]
+    podman("run", "-d", "--name=octest", *limits, "image", "sleep", "1000")
+    try:
+        details = podman("inspect", "--format={{.State.Pid}} {{.OCIRuntime}} {{.Id}}", "octest").split()
+        expect(details[1], runtime.path, "the runtime")
+        slice_name = f"{USER_MANAGER}/user.slice" if user else "/machine.slice"
+        group = f"{slice_name}/libpod-{details[2]}.scope"
+        expect(cgroup_of(details[0]), group, "the group")
+        script = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /proc/self/cgroup"
+        expect(podman("exec", "octest", "sh", "-c", script), f"{50 * MIB}\n77\n0::/", "what exec sees")
+    finally:
+        podman("rm", "-f", "-t", "0", "octest")
+    expect(os.path.exists(f"/sys/fs/cgroup{group}"), False, "the group is there after rm")
 
 
 # v1 and cgroup2 side by side

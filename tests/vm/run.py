@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 VM = HERE / "vm"
 GUEST_PREFIX = Path("/opt/ocirt/env")  # every user may read it, wherever the host keeps it
 GUEST_CASES = Path("/opt/ocirt/cases")
-LIMIT = 400  # seconds
+LIMIT = 900  # seconds
 
 
 def main() -> int:
