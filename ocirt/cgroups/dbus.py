@@ -206,7 +206,7 @@ def split_message(data: bytes | bytearray) -> tuple[int, dict[int, Any], list[An
 class Bus:
     """A connection to systemd: of the system, or the user's own. Close it, or use `with`.
 
-    Raises OSError when nothing can be reached.
+    Raises OSError when nothing can be reached; its filename is the last address (bytes) tried.
     """
 
     def __init__(self, user: bool) -> None:
@@ -221,7 +221,7 @@ class Bus:
                 self._authenticate(is_private)
             except OSError as failed:
                 # The socket of systemd itself may be closed to us; then the bus says why.
-                error = OSError(failed.errno, f"{kernel.fsdecode(address)}: {failed.strerror or failed}")
+                error = OSError(failed.errno or EPROTO, failed.strerror or str(failed), address)
                 continue
             return
         raise error

@@ -378,8 +378,14 @@ class SystemdManager(Manager):
     def _connect(self) -> Bus:
         from ocirt.cgroups.dbus import Bus
 
-        bus: Bus = self._ask("connect for", Bus, self.user)
-        return bus
+        try:
+            return Bus(self.user)
+        except OSError as error:
+            # Not ENOENT: engines take "no such file or directory" for the container's command.
+            number = ECONNREFUSED if error.errno == ENOENT else error.errno or EIO
+            whose = f"the systemd of user {posix.geteuid()}" if self.user else "systemd"
+            hint = f"{whose} is not reached at {kernel.fsdecode(error.filename or b'')}"
+            raise self._error("connect for", number, hint) from None
 
     def _disconnect(self) -> None:
         if self._bus is not None:

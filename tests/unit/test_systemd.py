@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EEXIST, EIO
+from errno import EEXIST, EIO, ENOENT
 from types import SimpleNamespace
 from typing import Any
 
@@ -331,6 +331,19 @@ def test_a_job_that_fails_is_an_error_that_names_the_unit(scope):
     bus.job_result = "done"
     manager._abandon()
     assert "StopUnit" in bus.calls
+
+
+def test_no_systemd_is_not_told_as_a_missing_file(scope, monkeypatch):
+    def refuse(user):
+        raise OSError(ENOENT, "No such file or directory", b"/run/bus")
+
+    manager, _ = scope({})
+    monkeypatch.setattr(dbus, "Bus", refuse)
+    with pytest.raises(CgroupError) as caught:
+        manager.attach(42)
+    assert str(caught.value) == (
+        "linux.cgroupsPath: connect for x.scope: Connection refused (systemd is not reached at /run/bus)"
+    )
 
 
 def test_a_scope_that_ended_by_itself_is_deleted_without_an_error(scope):
