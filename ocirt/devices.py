@@ -31,6 +31,7 @@ LINKS = (
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
 )
+MAJOR_MAX, MINOR_MAX = (1 << 12) - 1, (1 << 20) - 1  # of the kernel's dev_t
 # mknod(2) types by the letter of config.json; u is an unbuffered character device
 TYPES = {"c": 0o020000, "u": 0o020000, "b": 0o060000, "p": 0o010000}
 
@@ -56,7 +57,10 @@ def apply_devices(ctx: Context, devices: list[dict[str, Any]] | None) -> None:
             raise SpecError(field, "needs major and minor", "config-linux.md, Devices")
         mode = device.get("fileMode")
         permissions = 0o666 if mode is None else mode & 0o7777
-        number = kernel.makedev(device.get("major") or 0, device.get("minor") or 0)
+        major, minor = device.get("major") or 0, device.get("minor") or 0
+        if not (0 <= major <= MAJOR_MAX and 0 <= minor <= MINOR_MAX):
+            raise SpecError(field, f"{major}:{minor} is not a device number", "config-linux.md, Devices")
+        number = kernel.makedev(major, minor)
         _node(
             ctx,
             field,

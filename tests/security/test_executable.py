@@ -145,3 +145,15 @@ def test_cve_2019_5736_where_memfds_may_not_be_executable(
         assert done.returncode != 0
         assert "set up" not in done.stderr
     assert installed_files(runtime) == before
+
+
+@pytest.mark.parametrize("program", ["/bin/probe", "/nosuch"])
+def test_a_profile_that_refuses_even_to_exit_leaves_nothing_that_spins(
+    runtime: Runtime, bundle: Bundle, program: str
+) -> None:
+    """execve(2), write(2) and exit_group(2) all fail: the init must still end."""
+    bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ERRNO"}
+    done = runtime.run(bundle.args(program), timeout=10)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert not (runtime.root / runtime.ids[-1]).exists()

@@ -33,7 +33,7 @@ def set_long(bundle: Bundle, what: str) -> None:
     elif what == "destination":
         spec["mounts"].append({"destination": "/d/" + "x" * LONG, "type": "tmpfs", "source": "tmpfs"})
     elif what == "deep destination":
-        spec["mounts"].append({"destination": "/d" * LONG, "type": "tmpfs", "source": "tmpfs"})
+        spec["mounts"].append({"destination": ("/" + "d" * 200) * 350, "type": "tmpfs", "source": "tmpfs"})
     elif what == "source":
         spec["mounts"].append({"destination": "/d", "source": "/" + "x" * LONG, "options": ["rbind"]})
     elif what == "mount data":
