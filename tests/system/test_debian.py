@@ -1,0 +1,142 @@
+"""A whole distribution with the config that `runc spec` writes, unchanged (issue 2, seen (i))."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.lib.runtime import Runtime
+from tests.system.test_terminal import Terminal
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+SUITE = "bookworm"
+CACHE = Path("/var/cache/ocirt-tests")
+
+
+def mirror() -> str:
+    """Where this machine's apt gets its packages from."""
+    done = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", f"Codename: {SUITE}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = done.stdout.split()
+    if not found:
+        pytest.fail(f"the apt sources of this machine have no Debian {SUITE}: `apt-get update` reads them")
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def debian() -> Path:
+    """A debootstrap'ed root file system, kept for later runs."""
+    directory = CACHE / SUITE
+    if not directory.is_dir():
+        CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+        partial = CACHE / f".{SUITE}.{os.getpid()}"
+        words = ["debootstrap", "--variant=minbase", "--include=procps", SUITE, partial, mirror()]
+        done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=900)
+        if done.returncode:
+            shutil.rmtree(partial)
+            pytest.fail(f"debootstrap: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        partial.rename(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, debian: Path) -> Path:
+    """config.json by runc, the rootfs a copy; nobody writes to it, for the root is read-only."""
+    directory = tmp_path_factory.mktemp("debian")
+    subprocess.run(["cp", "-a", debian, directory / "rootfs"], check=True)
+    subprocess.run(["runc", "spec", "--bundle", directory], check=True)
+    process = json.loads((directory / "config.json").read_text())["process"]
+    assert (process["args"], process["terminal"]) == (["sh"], True)
+    return directory
+
+
+@pytest.fixture
+def shell(any_runtime: Runtime, bundle: Path):
+    """sh in the container on a terminal, at its first prompt."""
+    call = any_runtime.command("run", "--bundle", bundle, any_runtime.new_id())
+    terminal = Terminal(call, rows=40, cols=132, env={**os.environ, "TERM": "xterm"})
+    terminal.expect("# ")
+    yield terminal
+    terminal.close()
+
+
+def answer(shell: Terminal, command: str) -> str:
+    """What the command writes, between marks that the echo of what is typed does not show."""
+    shell.write(f"echo be''gin; {command}; echo status=$? e''nd\n")
+    shell.expect("begin\r\n")
+    start = shell.read_to
+    shell.expect(" end\r\n")
+    return shell.output[start : shell.read_to].decode().replace("\r", "").removesuffix(" end\n")
+
+
+def test_bash_apt_and_ps(shell: Terminal) -> None:
+    assert re.fullmatch(r"apt 2\.\S+ \(\w+\)\nstatus=0", answer(shell, "apt --version"))
+    assert answer(shell, "hostname") == "runc\nstatus=0"
+    rows = answer(shell, "ps -eo pid,ppid,tty,args").splitlines()
+    assert rows[0].split() == ["PID", "PPID", "TT", "COMMAND"]
+    assert rows[1].split() == ["1", "0", "pts/0", "sh"]
+    assert [row.split()[-1] for row in rows[2:]] == ["pid,ppid,tty,args", "status=0"]
+    shell.write("bash --norc\n")
+    shell.expect("bash-5.2# ")
+    assert answer(shell, "echo $BASH_VERSION").startswith("5.2")
+    assert answer(shell, "stty size; tty") == "40 132\n/dev/pts/0\nstatus=0"
+    shell.resize(50, 100)
+    assert answer(shell, "sleep 0.3; stty size").startswith("50 100\n")
+    shell.write("exit 3\n")
+    assert answer(shell, ":") == "status=0"
+    shell.write("exit 5\n")
+    assert shell.end() == 5
+
+
+def test_job_control_keys_and_line_editing(shell: Terminal) -> None:
+    shell.write("bash --norc\n")
+    shell.expect("bash-5.2# ")
+    shell.write("sleep 60\n")
+    shell.expect("sleep 60\r\n")
+    shell.write("\x1a")
+    shell.expect("Stopped")
+    assert "Stopped" in answer(shell, "jobs")
+    shell.write("fg\n")
+    shell.expect("sleep 60\r\n")
+    shell.write("\x03")
+    shell.expect("bash-5.2# ")
+    assert answer(shell, "jobs") == "status=0"
+    shell.write("echo onX\x7fe\n")
+    shell.expect("\rone\r\n")
+    shell.write("\x04")
+    shell.expect("exit")
+    shell.write("exit\n")
+    assert shell.end() == 0
+
+
+def test_the_readonly_root_the_network_and_the_limits(shell: Terminal) -> None:
+    assert "Read-only file system" in answer(shell, "touch /etc/x")
+    assert answer(shell, "ls /sys/class/net") == "lo\nstatus=0"
+    assert answer(shell, "ulimit -n") == "1024\nstatus=0"
+    assert answer(shell, "cat /proc/timer_list | wc -c") == "0\nstatus=0"
+    assert answer(shell, "id -u; pwd; echo $HOME") == "0\n/\n/root\nstatus=0"
+    assert "Operation not permitted" in answer(shell, "mknod /dev/x c 1 3")
+    shell.write("exit\n")
+    assert shell.end() == 0
+
+
+def test_exec_while_it_runs(any_runtime: Runtime, shell: Terminal) -> None:
+    done = any_runtime("exec", any_runtime.ids[-1], "ps", "-e")
+    assert done.returncode == 0, done.stderr
+    assert [row.split()[-1] for row in done.stdout.splitlines()] == ["CMD", "sh", "ps"]
+    done = any_runtime("exec", any_runtime.ids[-1], "dpkg", "-l", "procps")
+    assert done.returncode == 0
+    assert "ii  procps" in done.stdout
+    shell.write("exit\n")
+    assert shell.end() == 0
