@@ -129,3 +129,11 @@ def test_a_dev_of_ones_own_is_filled():
 
 def test_without_a_mount_namespace_the_rootfs_is_left_alone():
     assert ops(applied(kinds=("pid",))) == []
+
+
+@pytest.mark.parametrize(("major", "minor"), [(-1, 3), (4096, 3), (1, 1 << 20), (1, 2**63 - 1)])
+@pytest.mark.parametrize("facts", [{}, {"in_userns": True}])
+def test_numbers_that_no_device_has_are_refused(major, minor, facts):
+    device = {"path": "/dev/x", "type": "c", "major": major, "minor": minor}
+    with pytest.raises(SpecError, match=rf"linux\.devices\[0\]: {major}:{minor} is not a device number"):
+        applied(device, facts=facts)

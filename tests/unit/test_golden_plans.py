@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ import pytest
 from ocirt import describe
 from ocirt.build import build_exec, compile_create
 from ocirt.cgroups.v2 import V2Manager
+from ocirt.errors import OcirtError
 from ocirt.options import CreateOptions, ExecOptions
-from ocirt.spec import check, load
+from ocirt.spec import _compiled, check, load
 from ocirt.spec.example import rootless_example
 from tests.lib.compiled import V1, V2, FixedHost, pretend
 
@@ -366,6 +368,45 @@ def test_the_plan_of_a_small_config_is_the_one_that_was_read(name: str) -> None:
         before = plan(small(), **facts)
         text = f"compared with small\n{difference(before, text)}"
     compare(f"small/{name}", text)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of all members, and of the first elements of lists."""
+    members = value.items() if isinstance(value, dict) else enumerate(value[:1])
+    for name, member in members:
+        yield (*path, name)
+        if isinstance(member, (dict, list)):
+            yield from places(member, (*path, name))
+
+
+@pytest.mark.parametrize("value", [None, 0, "", [], {}, -1, False, 2**63 - 1], ids=repr)
+@pytest.mark.parametrize("name", ["docker-limits", "podman-hooks", "podman-rootless-device"])
+def test_what_the_check_lets_pass_is_compiled_or_refused(name: str, value: Any) -> None:
+    document = load.parse((CONFIGS / f"{name}.json").read_bytes())
+    document["process"].update(
+        {"scheduler": {"policy": "SCHED_BATCH"}, "consoleSize": {"height": 1, "width": 1}}
+    )
+    compiled = 0
+    for path in places(document):
+        changed = copy.deepcopy(document)
+        holder = changed
+        for step in path[:-1]:
+            holder = holder[step]
+        holder[path[-1]] = value
+        if not shape_is_valid(changed):
+            continue
+        try:
+            check.check(changed)
+            plan(changed, **facts_for(name))
+            compiled += 1
+        except OcirtError as error:
+            str(error)
+    assert compiled or value is not None
+
+
+def shape_is_valid(document: dict[str, Any]) -> bool:
+    """As check does it, without finding the words for what is wrong: they take 30 ms."""
+    return bool(_compiled.check(document, _compiled.DOCUMENTS["config"]))
 
 
 class Running:
