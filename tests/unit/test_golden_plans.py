@@ -379,8 +379,8 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from places(member, (*path, name))
 
 
-@pytest.mark.parametrize("value", [None, 0, "", [], {}, -1, False, 2**63 - 1], ids=repr)
-@pytest.mark.parametrize("name", ["docker-limits", "podman-hooks", "podman-rootless-device"])
+@pytest.mark.parametrize("value", [None, 0, "", [], -1, 2**63 - 1], ids=repr)
+@pytest.mark.parametrize("name", ["podman-hooks", "podman-rootless-device"])
 def test_what_the_check_lets_pass_is_compiled_or_refused(name: str, value: Any) -> None:
     document = load.parse((CONFIGS / f"{name}.json").read_bytes())
     document["process"].update(
