@@ -44,7 +44,7 @@ class Console:
 
     def resize(self) -> None:
         """Give the container's terminal the size of ours."""
-        if self._sized_fd < 0:
+        if self._sized_fd < 0 or self.master < 0:
             return
         try:
             rows, cols = kernel.winsize(self._sized_fd)
@@ -58,12 +58,16 @@ class Console:
         """Keys go to the container as they are; output processing stays as it was."""
         if not self._stdin_is_tty:
             return
-        now = kernel.tcgetattr(0)
-        if self._saved is None:
-            self._saved = now
-        raw = bytearray(kernel.cfmakeraw(self._saved))
-        raw[_C_OFLAG] = self._saved[_C_OFLAG]
-        kernel.tcsetattr(0, kernel.TCSANOW, bytes(raw))
+        try:
+            now = kernel.tcgetattr(0)
+            if self._saved is None:
+                self._saved = now
+            raw = bytearray(kernel.cfmakeraw(self._saved))
+            raw[_C_OFLAG] = self._saved[_C_OFLAG]
+            kernel.tcsetattr(0, kernel.TCSANOW, bytes(raw))
+        except OSError as error:
+            if error.errno != EIO:  # hung up, which sends SIGCONT along with SIGHUP
+                raise
 
     def end(self) -> None:
         """Restore our terminal and close the master."""
@@ -108,7 +112,7 @@ class Console:
 
     def drain(self, interrupt_fd: int) -> None:
         """The process has ended: write what it has left, unless a signal says to stop."""
-        self._master_readable = True
+        self._master_readable = self.master >= 0
         poll = select.poll()
         poll.register(1, select.POLLOUT)
         poll.register(interrupt_fd, select.POLLIN)
@@ -171,8 +175,19 @@ class Console:
             self._to_container = data
             return
         self._stdin_open = False
-        if not self._stdin_is_tty:
+        if self._stdin_is_tty:
+            self._hang_up()
+        else:
             self._to_container = self._end_of_file()
+
+    def _hang_up(self) -> None:
+        """A raw terminal has no end of file: ours was hung up, and so is the container's.
+
+        A shell that is pid 1 ignores SIGHUP, but not that its input has ended.
+        """
+        posix.close(self.master)
+        self.master = -1
+        self._master_readable = self._master_writable = False
 
     def _end_of_file(self) -> bytes:
         """The character that means it; twice behind a line without an end, which the first sends."""

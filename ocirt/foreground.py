@@ -84,7 +84,12 @@ def run_bundle(
             start=True,
             on_created=created,
         )
-        status = foreground.wait(container)
+        try:
+            status = foreground.wait(container)
+        except BaseException:
+            if not keep:  # nobody is there any more to wait for it
+                container.delete(force=True)
+            raise
         warnings = container.warnings
         if not keep:
             try:

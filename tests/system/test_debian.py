@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def answer(shell: Terminal, command: str) -> str:
     return shell.output[start : shell.read_to].decode().replace("\r", "").removesuffix(" end\n")
 
 
-def test_bash_apt_and_ps(shell: Terminal) -> None:
+def test_bash_apt_and_ps(any_runtime: Runtime, shell: Terminal) -> None:
     assert re.fullmatch(r"apt 2\.\S+ \(\w+\)\nstatus=0", answer(shell, "apt --version"))
     assert answer(shell, "hostname") == "runc\nstatus=0"
     rows = answer(shell, "ps -eo pid,ppid,tty,args").splitlines()
@@ -90,9 +91,10 @@ def test_bash_apt_and_ps(shell: Terminal) -> None:
     shell.write("bash --norc\n")
     shell.expect("bash-5.2# ")
     assert answer(shell, "echo $BASH_VERSION").startswith("5.2")
-    assert answer(shell, "stty size; tty") == "40 132\n/dev/pts/0\nstatus=0"
-    shell.resize(50, 100)
-    assert answer(shell, "sleep 0.3; stty size").startswith("50 100\n")
+    if any_runtime.name != "crun":  # 1.8 leaves the size at 0 0
+        assert answer(shell, "stty size; tty") == "40 132\n/dev/pts/0\nstatus=0"
+        shell.resize(50, 100)
+        assert answer(shell, "sleep 0.3; stty size").startswith("50 100\n")
     shell.write("exit 3\n")
     assert answer(shell, ":") == "status=0"
     shell.write("exit 5\n")
@@ -104,11 +106,13 @@ def test_job_control_keys_and_line_editing(shell: Terminal) -> None:
     shell.expect("bash-5.2# ")
     shell.write("sleep 60\n")
     shell.expect("sleep 60\r\n")
+    time.sleep(0.5)  # bash has to give the terminal to it first
     shell.write("\x1a")
     shell.expect("Stopped")
     assert "Stopped" in answer(shell, "jobs")
     shell.write("fg\n")
     shell.expect("sleep 60\r\n")
+    time.sleep(0.5)
     shell.write("\x03")
     shell.expect("bash-5.2# ")
     assert answer(shell, "jobs") == "status=0"

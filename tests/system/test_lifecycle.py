@@ -13,6 +13,7 @@ import pytest
 from tests.lib.bundle import Bundle, Probe
 from tests.lib.leaks import cgroups_named
 from tests.lib.runtime import Runtime
+from tests.system.test_terminal import Terminal
 
 pytestmark = pytest.mark.root
 
@@ -246,3 +247,19 @@ def test_a_state_of_another_version_is_left_alone(runtime: Runtime) -> None:
     assert done.returncode == 1
     assert "another version" in done.stderr
     assert (directory / "state.json").exists()
+
+
+def test_a_terminal_that_is_hung_up_ends_and_deletes_the_container(runtime: Runtime, bundle: Bundle) -> None:
+    """A window that is closed: SIGHUP and SIGCONT come, and our terminal answers EIO."""
+    bundle.process["terminal"] = True
+    bundle.args("/bin/sh").write()
+    container_id = runtime.new_id()
+    terminal = Terminal(runtime.command("run", "--bundle", bundle.path, container_id))
+    try:
+        terminal.expect("# ")
+    finally:
+        os.close(terminal.slave)
+        os.close(terminal.master)
+    terminal.process.wait(10)  # with what sh makes of the end of its input
+    assert runtime.state_list() == []
+    assert cgroups_named(container_id) == []
