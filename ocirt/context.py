@@ -59,6 +59,7 @@ class Context:
         self.null = self.empty = 0  # registers of what covers masked files and directories
         self.start_socket: Handle | None = None  # create: listening socket that start connects to
         self.console_socket: Handle | None = None
+        self.sources: list[Any] | None = None  # bind sources that the parent opens (sources.py)
         self.deferred: list[tuple[str, bytes]] = []  # mounts to make read-only at the end
         self.hook_state = b""  # the state document for hooks inside, with room for the pid
         process = spec.get("process") or {}

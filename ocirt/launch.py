@@ -60,6 +60,7 @@ class Launch:
         self.pidfd = -1
         self.control: _socket.socket | None = None
         self.warnings: list[str] = []
+        self.to_send: list[int] = []  # fds that follow the next answer; ours to close
         self._stage_one = -1  # pidfd of the first stage, to be reaped
         self._undo: list[Callable[[], None]] = []
 
@@ -224,10 +225,17 @@ class Launch:
             raise self._died()
         return _split(data)
 
+    def _close_sent(self) -> None:
+        while self.to_send:
+            posix.close(self.to_send.pop())
+
     def _go_on(self) -> None:
         assert self.control is not None
         try:
             self.control.send(ANSWER.pack(1, 0))
+            for fd in self.to_send:
+                kernel.send_fd(self.control.fileno(), fd)
+            self._close_sent()
         except OSError:
             raise self._died() from None
 
@@ -270,6 +278,7 @@ class Launch:
 
     def roll_back(self) -> None:
         """Undo in reverse; an undo that fails must not hide why it was needed."""
+        self._close_sent()
         if self.control is not None:
             self.control.close()
             self.control = None

@@ -150,10 +150,9 @@ def _bind(ctx: Context, field: str, mount: dict[str, Any], destination: bytes, o
         flags |= kernel.AT_RECURSIVE
     path = ctx.path_from_bundle(source)
     if ctx.userns and ctx.host.euid == 0:
-        # The container's root may not be able to reach the source: the parent opens it.
-        register: Any = plan.handle(
-            f"source {source}", field, lambda: kernel.open_tree(AT_FDCWD, path, flags)
-        )
+        from ocirt.sources import receive_source
+
+        register = receive_source(ctx, field, detail, path, flags)
     else:
         register = plan.mount_register
         plan.add("open_tree", field, register, AT_FDCWD, path, flags, detail=detail)

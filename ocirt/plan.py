@@ -93,11 +93,19 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("execve", "vv", "argv env"),
     ("chown_stdio", "ii", "uid gid"),
     ("keyring_access", "i", "permissions"),
+    ("receive_fd", "o", "register"),
+    ("close_others", "id", "first socket"),
 )
 SIGNATURE = {row[0]: row[1] for row in KINDS}
 
-SYNC_SCOPE, SYNC_MAPS, SYNC_HOOKS, SYNC_READY = 1, 2, 3, 4
-SYNC_NAMES = {SYNC_SCOPE: "SCOPE", SYNC_MAPS: "MAPS", SYNC_HOOKS: "HOOKS", SYNC_READY: "READY"}
+SYNC_SCOPE, SYNC_MAPS, SYNC_HOOKS, SYNC_READY, SYNC_SOURCES = 1, 2, 3, 4, 5
+SYNC_NAMES = {
+    SYNC_SCOPE: "SCOPE",
+    SYNC_MAPS: "MAPS",
+    SYNC_HOOKS: "HOOKS",
+    SYNC_READY: "READY",
+    SYNC_SOURCES: "SOURCES",
+}
 
 # Phases, in order; those of the parent carry actions, those of the init carry ops.
 OPEN, CGROUP, SPAWN, ENTER, CHILD, PROCESS, LAST, AFTER = (

@@ -20,7 +20,7 @@ from _struct import Struct
 
 from ocirt import kernel
 from ocirt.errors import SpecError, StepError, Unsupported
-from ocirt.plan import SYNC_READY
+from ocirt.plan import NO_FD, SYNC_READY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -267,7 +267,14 @@ def rlimit_number(name: str, field: str) -> int:
 
 
 def apply_ready(ctx: Context, _process: Any) -> None:
-    """Everything that can fail for the container's own reasons has been done."""
+    """Everything that can fail for the container's own reasons has been done.
+
+    What is still open goes first: neither a waiting init nor a startContainer hook needs the
+    host's /proc, cgroups or mounts.
+    """
+    first = max(ctx.plan.keep_fds, default=2) + 1
+    socket = NO_FD if ctx.start_socket is None else ctx.start_socket
+    ctx.plan.add("close_others", "process", first, socket, detail=f"from {first}")
     ctx.plan.add("sync", "process", SYNC_READY)
 
 

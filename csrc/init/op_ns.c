@@ -1,6 +1,7 @@
 /* Talking to the parent, the second stage, the network's loopback. */
 #include "init.h"
 
+#include <asm/signal.h>
 #include <linux/sched.h>
 #include <linux/sockios.h>
 
@@ -55,9 +56,82 @@ long op_sync(const u64 *arg)
 	return 0;
 }
 
+/* An fd that the parent sends. */
+long op_receive_fd(const u64 *arg)
+{
+	char byte;
+	struct {
+		struct control_header head;
+		i32 fd;
+		i32 padding;
+	} rights = {.fd = -1};
+	struct iovec vector = {&byte, 1};
+	struct message_header message = {
+		.vectors = &vector,
+		.vector_count = 1,
+		.control = &rights,
+		.control_length = sizeof(rights),
+	};
+	long length;
+	(void)arg;
+	do
+		length = SYS(recvmsg, init.control_fd, &message, MSG_CMSG_CLOEXEC);
+	while (length == -EINTR);
+	if (length == 0)
+		exit_process(1); /* the parent has given up */
+	if (length < 0)
+		return fail("recvmsg", length);
+	return rights.fd < 0 ? fail("recvmsg", -EBADF) : rights.fd;
+}
+
+/* Close all from first on but for the sockets that are still needed: a created container must not
+ * hold the host's /proc, cgroups and mounts open for as long as it waits. */
+long op_close_others(const u64 *arg)
+{
+	i32 low = init.control_fd, high = FD(1), first = arg[0];
+	if (high >= 0 && high < low) {
+		i32 swap = low;
+		low = high;
+		high = swap;
+	}
+	if (high < low)
+		high = low;
+	if (low > first)
+		SYS(close_range, first, low - 1, 0);
+	if (low >= first)
+		first = low + 1;
+	if (high > first)
+		SYS(close_range, first, high - 1, 0);
+	if (high >= first)
+		first = high + 1;
+	init.proc_fd = -1;
+	return fail("close_range", SYS(close_range, first, ~0U, 0));
+}
+
+static void end(int number)
+{
+	exit_process(128 + number);
+}
+
+/* The first process of a pid namespace never gets a signal that it does not handle: without this,
+ * `kill ID TERM` would do nothing to a created container. execve resets handlers. */
+static void end_on_signals(void)
+{
+	static const u8 signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM};
+	struct sigaction action = {
+		.sa_handler = end,
+		.sa_flags = SA_RESTORER,
+		.sa_restorer = (void (*)(void))end, /* never reached: the handler does not return */
+	};
+	for (size_t i = 0; i < sizeof(signals); i++)
+		SYS(rt_sigaction, signals[i], &action, NULL, sizeof(action.sa_mask));
+}
+
+/* Wait in accept(2) for start; the connection becomes the control socket. */
 long op_wait_start(const u64 *arg)
 {
 	long fd;
+	end_on_signals();
 	do
 		fd = SYS(accept4, FD(0), NULL, NULL, SOCK_CLOEXEC);
 	while (fd == -EINTR || fd == -ECONNABORTED);

@@ -155,7 +155,9 @@ struct plan_op {
 	OP(seccomp, "bi")                                                                          \
 	OP(execve, "vv")                                                                           \
 	OP(chown_stdio, "ii")                                                                      \
-	OP(keyring_access, "i")
+	OP(keyring_access, "i")                                                                    \
+	OP(receive_fd, "o")                                                                        \
+	OP(close_others, "id")
 
 enum plan_kind {
 	PLAN_KIND_NONE,
@@ -176,6 +178,7 @@ enum plan_sync {
 	SYNC_MAPS,	/* the parent writes uid_map, gid_map, setgroups, time offsets */
 	SYNC_HOOKS,	/* net devices, device rules, prestart, createRuntime */
 	SYNC_READY,	/* created: rlimits, state, pid file */
+	SYNC_SOURCES,	/* mount sources opened for us; after the answer come the fds */
 };
 
 /* init -> parent, one datagram each; text follows. */

@@ -28,7 +28,7 @@ LAYERS = (
     "context",
     # what applies fields: these do not know each other
     (
-        "namespaces idmap rootfs mounts mount_options cgroup_mount devices terminal sysctl process "
+        "namespaces idmap rootfs mounts mount_options sources cgroup_mount devices terminal sysctl process "
         "capabilities seccomp seccomp_compile lsm hooks notify netdev cgroups"
     ),
     "observe",  # reads back, and shares no code with what applies
@@ -48,6 +48,7 @@ SAME_SUBJECT = {
     ("cgroup_mount", "mounts"),
     ("mounts", "cgroup_mount"),
     ("mounts", "mount_options"),
+    ("mounts", "sources"),  # of bind mounts
     ("mounts", "notify"),  # the socket is bound into the container
     ("devices", "mounts"),  # attributes of a device's bind mount
     ("terminal", "devices"),
