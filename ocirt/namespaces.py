@@ -97,8 +97,11 @@ def _join_handle(ctx: Context, kind: str, path: str) -> Handle:
     field = f"linux.namespaces[{index}].path"
 
     def opener() -> int:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-        found = kernel.namespace_type(fd)
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY)
+        try:
+            found = kernel.namespace_type(fd)
+        except OSError:
+            found = 0  # not a namespace at all
         if found != getattr(kernel, NAMESPACE_TYPES[kind][1]):
             posix.close(fd)
             raise SpecError(field, f"{path} is not a {kind} namespace", "config-linux.md, Namespaces")

@@ -158,7 +158,7 @@ def names(spec: dict[str, Any]) -> Offences:
     for field in ("hostname", "domainname"):
         name = spec.get(field)
         if name:
-            if namespace_path(spec, "uts") is None:
+            if not is_private(spec, "uts"):
                 yield field, "needs a uts namespace in linux.namespaces: it would change the host's"
             if len(name.encode()) > MAX_NODENAME:
                 yield field, f"is longer than {MAX_NODENAME} bytes"
@@ -187,7 +187,7 @@ def protected_paths(spec: dict[str, Any]) -> Offences:
     for field in ("maskedPaths", "readonlyPaths"):
         paths = linux.get(field)
         if paths:
-            if namespace_path(spec, "mount") is None:
+            if not is_private(spec, "mount"):
                 yield f"linux.{field}", "needs a mount namespace in linux.namespaces"
             if "" in paths:
                 yield f"linux.{field}[{paths.index('')}]", "must not be empty"

@@ -531,3 +531,10 @@ def test_an_error_is_one_printable_line(changes, says):
     text = refusal(spec_with(*changes))
     assert text.isprintable()
     assert text.startswith(says)
+
+
+def test_the_hosts_own_namespace_by_path_is_still_the_hosts() -> None:
+    spec = example()
+    spec["linux"]["namespaces"] = [{"type": "mount"}, {"type": "uts", "path": "/proc/self/ns/uts"}]
+    with pytest.raises(SpecError, match=r"^hostname: needs a uts namespace"):
+        check(spec)
