@@ -7,7 +7,8 @@
 Two rhythms are measured: "block", one command after the other, and "spaced", with 120 ms of
 idling before each, which is what a real host looks like (the kernel's grace periods differ).
 All runtimes run in one private mount namespace without /sys/fs/cgroup/unified, because Debian's
-crun refuses the hybrid layout. Run it on a quiet machine.
+crun refuses the hybrid layout; their state directories are on a tmpfs, as /run is on real hosts.
+Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ def main() -> int:
     runtimes = {name: path for name in PEERS if (path := find(name))}
     with tempfile.TemporaryDirectory(prefix="ocirt-bench-", dir="/tmp") as directory:
         bench = Bench(runtimes, Path(directory), arguments.rounds)
-        results = bench.all(arguments.only.split(",") if arguments.only else None)
+        try:
+            results = bench.all(arguments.only.split(",") if arguments.only else None)
+        finally:
+            subprocess.run(["umount", Path(directory) / "run"], check=True)
     report(results)
     about = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}",
@@ -75,7 +79,10 @@ class Bench:
     def __init__(self, runtimes: dict[str, str], directory: Path, rounds: int) -> None:
         self.runtimes = runtimes
         self.rounds = rounds
-        self.roots = {name: directory / f"state-{name}" for name in runtimes}
+        # As on a real host, where /run is a tmpfs.
+        (directory / "run").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", directory / "run"], check=True)
+        self.roots = {name: directory / "run" / name for name in runtimes}
         self.bundle = self.make_bundle(directory / "bundle", ["/bin/true"])
         self.sleeper = self.make_bundle(directory / "sleeper", ["/bin/sleep", "1000"])
         self.count = 0
