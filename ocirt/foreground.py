@@ -1,7 +1,8 @@
 """run and exec in the foreground: pass signals on, wait, tell how it ended.
 
-From the moment the process exists until it has ended, signals are blocked and read from a
-signalfd; one epoll waits for them, the process and the terminal. Nothing polls.
+From the start until the end, signals are blocked and read from a signalfd. Before the program
+runs, the ending ones undo everything (interrupt.py); then one epoll waits for them, the process and
+the terminal. Nothing polls.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import _signal  # type: ignore[import-not-found]
 import posix
 import select
 
-from ocirt import kernel
+from ocirt import interrupt, kernel
 from ocirt.container import Container
 from ocirt.errors import OcirtError
 
@@ -44,7 +45,6 @@ KEPT = frozenset(
     )
 )
 ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
-SIGINFO_SIZE = 128
 
 
 def run_bundle(
@@ -127,18 +127,6 @@ def exec_in(
     return status, started.warnings
 
 
-class Interrupted(OcirtError):
-    """A signal came before there was a process to pass it on to."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"interrupted by signal {number}")
-        self.exit_status = 128 + number
-
-
-def _interrupt(number: int, _frame: object) -> None:
-    raise Interrupted(number)
-
-
 class Foreground:
     """Signals, terminal and end of one process. Call end() in any case."""
 
@@ -147,24 +135,19 @@ class Foreground:
         self._receiver, self.console_fd = kernel.socketpair()
         self._console: Console | None = None
         self._relay: Relay | None = None
-        self._signals = -1
-        self._old_mask: Any = None
-        self._old_handlers = [
-            (number, _signal.signal(number, _interrupt))
-            for number in ENDING
-            if _signal.getsignal(number) != _signal.SIG_IGN  # nohup
+        taken = [
+            number
+            for number in _signal.valid_signals()
+            if number not in KEPT and _signal.getsignal(number) != _signal.SIG_IGN  # nohup
         ]
+        self._signals = kernel.signalfd(taken)
+        self._ending = kernel.signalfd([number for number in ENDING if number in taken])
+        self._old_mask: Any = _signal.pthread_sigmask(_signal.SIG_BLOCK, taken)
+        interrupt.arm(self._ending)
 
     def take(self, process: Container | Exec, terminal: bool, notify_directory: str | None = None) -> None:
         """The process is there and about to run: from here on it gets our signals."""
         self._pid = process.pid  # asked while it lives: a container that has ended has none
-        taken = [
-            number
-            for number in _signal.valid_signals()
-            if number not in KEPT and _signal.getsignal(number) != _signal.SIG_IGN
-        ]
-        self._old_mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, taken)
-        self._signals = kernel.signalfd(taken)
         if terminal:
             from ocirt.console import Console
 
@@ -208,8 +191,7 @@ class Foreground:
         return status
 
     def _pass_on(self, process: Container | Exec) -> None:
-        data = posix.read(self._signals, SIGINFO_SIZE)
-        number = int.from_bytes(data[:4], "little")
+        number = interrupt.read_signal(self._signals)
         if number == _signal.SIGCHLD:
             _reap_others(self._pid)
             return
@@ -232,16 +214,17 @@ class Foreground:
         if self._relay is not None:
             self._relay.close()
             self._relay = None
-        for fd in (self._receiver, self.console_fd, self._signals):
-            if fd >= 0:
-                posix.close(fd)
-        self._receiver = self.console_fd = self._signals = -1
-        for number, handler in self._old_handlers:
-            _signal.signal(number, _signal.SIG_DFL if handler is None else handler)
-        self._old_handlers = []
+        interrupt.disarm()
         if self._old_mask is not None:
+            # What is still pending was meant for the process, which is gone: not for our caller.
+            while interrupt.is_readable(self._signals):
+                interrupt.read_signal(self._signals)
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self._old_mask)
             self._old_mask = None
+        for fd in (self._receiver, self.console_fd, self._signals, self._ending):
+            if fd >= 0:
+                posix.close(fd)
+        self._receiver = self.console_fd = self._signals = self._ending = -1
 
 
 def _reap_others(own: int) -> None:

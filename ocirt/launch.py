@@ -26,7 +26,7 @@ import time
 from _struct import Struct
 from errno import EACCES, ECHILD, ENOENT, ENOEXEC, ESRCH
 
-from ocirt import kernel
+from ocirt import interrupt, kernel
 from ocirt.errors import ExecutableError, HookFailed, InitDied, OcirtError, StepError
 from ocirt.initbin import open_init, plan_memfd
 from ocirt.plan import SYNC_NAMES, SYNC_READY
@@ -115,6 +115,7 @@ class Launch:
             raise StepError(error.errno or 0, "open", handle.field, handle.name) from None
 
     def _do(self, action: Any) -> None:
+        interrupt.check()
         started = time.monotonic_ns() if self.trace else 0
         try:
             action.call(self)
@@ -196,7 +197,8 @@ class Launch:
         """Read the records that follow READY (or start): EXEC and end-of-file mean success."""
         executed = False
         while True:
-            data = _receive_from(self.control, self)
+            # The init's word first: a program that runs gets its signals itself.
+            data = _receive_from(self.control, first=True)
             if not data:
                 if executed:
                     return
@@ -204,6 +206,7 @@ class Launch:
             kind, step, error, value, call, text = _split(data)
             if kind == EXEC:
                 executed = True
+                interrupt.disarm()
             else:
                 self._take(kind, step, error, value, call, text)
 
@@ -220,7 +223,7 @@ class Launch:
             raise InitDied(f"ocirt-init sent an unknown record {kind}")
 
     def _receive(self) -> tuple[int, int, int, int, str, bytes]:
-        data = _receive_from(self.control, self)
+        data = _receive_from(self.control)
         if not data:
             raise self._died()
         return _split(data)
@@ -256,7 +259,8 @@ class Launch:
             self._stage_one = -1
 
     def abort(self) -> None:
-        """Kill and reap the init, then undo."""
+        """Kill and reap the init, then undo. No signal interrupts that."""
+        interrupt.disarm()
         if self.control is not None:
             self.control.close()
             self.control = None
@@ -278,6 +282,7 @@ class Launch:
 
     def roll_back(self) -> None:
         """Undo in reverse; an undo that fails must not hide why it was needed."""
+        interrupt.disarm()
         self._close_sent()
         if self.control is not None:
             self.control.close()
@@ -295,8 +300,9 @@ class Launch:
             self.control = None
 
 
-def _receive_from(control: _socket.socket | None, launch: Launch) -> bytes:
+def _receive_from(control: _socket.socket | None, *, first: bool = False) -> bytes:
     assert control is not None
+    interrupt.wait(control.fileno(), first=first)
     try:
         return control.recv(4096)
     except ConnectionResetError:

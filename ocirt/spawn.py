@@ -6,7 +6,7 @@ import posix
 import select
 import time
 
-from ocirt import kernel
+from ocirt import interrupt, kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def run(
 ) -> Result:
     """Run path (argv[0] when not given; absolute) and wait for it; killed after timeout seconds.
 
-    Raises OSError when it cannot be started. stdout and stderr are read together.
+    Raises OSError when it cannot be started, Interrupted when a signal ends the run or exec that
+    it is for: then it was killed. stdout and stderr are read together.
     """
     started = time.monotonic()
     in_read, in_write = posix.pipe2(posix.O_CLOEXEC)
@@ -63,37 +64,41 @@ def run(
     finally:
         posix.close(in_read)
         posix.close(out_write)
-    pidfd = kernel.pidfd_open(pid)
     try:
-        stderr, timed_out = _exchange(pidfd, in_write, out_read, stdin, timeout, started)
-        _, status = posix.waitpid(pid, 0)
-    finally:
-        posix.close(pidfd)
+        stderr, timed_out = _exchange(pid, in_write, out_read, stdin, timeout, started)
+    except BaseException:
+        posix.kill(pid, kernel.SIGKILL)  # not reaped yet, so the pid is still its own
+        posix.waitpid(pid, 0)
+        raise
+    _, status = posix.waitpid(pid, 0)
     code = None if timed_out else posix.waitstatus_to_exitcode(status)
     return Result(code, stderr.decode("utf-8", "replace"), time.monotonic() - started)
 
 
 def _exchange(
-    pidfd: int, in_write: int, out_read: int, stdin: bytes, timeout: float | None, started: float
+    pid: int, in_write: int, out_read: int, stdin: bytes, timeout: float | None, started: float
 ) -> tuple[bytes, bool]:
     """Feed stdin and collect output until the program has ended or its time is over.
 
     The end of the program counts, not the end of its output: a daemon it started may hold that.
     """
     output = b""
-    timed_out = False
-    posix.set_blocking(in_write, False)
-    posix.set_blocking(out_read, False)
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    poll.register(out_read, select.POLLIN)
-    if stdin:
-        poll.register(in_write, select.POLLOUT)
-    else:
-        posix.close(in_write)
-        in_write = -1
-    ended = False
+    timed_out = ended = False
+    pidfd = -1
     try:
+        pidfd = kernel.pidfd_open(pid)
+        posix.set_blocking(in_write, False)
+        posix.set_blocking(out_read, False)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.register(out_read, select.POLLIN)
+        if interrupt.fd() >= 0:
+            poll.register(interrupt.fd(), select.POLLIN)
+        if stdin:
+            poll.register(in_write, select.POLLOUT)
+        else:
+            posix.close(in_write)
+            in_write = -1
         while not ended:
             left = None if timeout is None else max(0.0, started + timeout - time.monotonic()) * 1000
             ready = poll.poll(left)
@@ -115,11 +120,13 @@ def _exchange(
                         poll.unregister(in_write)
                         posix.close(in_write)
                         in_write = -1
+                else:
+                    interrupt.check()
         output, _ = _read(out_read, output)
     finally:
-        posix.close(out_read)
-        if in_write >= 0:
-            posix.close(in_write)
+        for fd in (pidfd, out_read, in_write):
+            if fd >= 0:
+                posix.close(fd)
     return output, timed_out
 
 

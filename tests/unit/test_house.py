@@ -20,7 +20,7 @@ PACKAGE = ROOT / "ocirt"
 LAYERS = (
     "errors",
     "_shim _seccomp _commit",
-    "kernel",
+    "kernel interrupt",
     "procfs",
     "spec",
     "spawn unixsocket trace options logsink version",

@@ -26,7 +26,7 @@ EVERY = names(
     "ocirt.kernel ocirt.log ocirt.procfs ocirt.spec ocirt.spec.jsontext ocirt.state"
 )
 SHIM = names("ocirt._shim ocirt._shim.lib _cffi_backend")  # 0.6 ms
-LAUNCH = SHIM | names("ocirt.initbin ocirt.launch ocirt.plan")
+LAUNCH = SHIM | names("ocirt.initbin ocirt.interrupt ocirt.launch ocirt.plan")
 CGROUPS = names(
     "ocirt.cgroups ocirt.cgroups.manager ocirt.cgroups.resources ocirt.cgroups.v1 ocirt.cgroups.v2"
 )

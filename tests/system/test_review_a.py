@@ -1,0 +1,153 @@
+"""Signals that end a run or exec on its way, damaged state, ids, pid files, what exec inherits."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lib.leaks import cgroups_named
+from tests.lib.runtime import end
+
+pytestmark = pytest.mark.root
+
+
+def processes_with(word: str) -> list[str]:
+    """Command lines that hold a word."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        except OSError:
+            continue
+        if word in line:
+            found.append(f"{pid} {line}")
+    return found
+
+
+def started(runtime, *words):
+    return subprocess.Popen(
+        runtime.command(*words),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def nothing_is_left_of(runtime, container_id, where):
+    assert not (runtime.root / container_id).exists(), where
+    assert cgroups_named(container_id) == [], where
+    assert processes_with(container_id) == [], where
+    assert container_id not in Path("/proc/self/mountinfo").read_text(), where
+
+
+# Signals before the program runs
+
+
+def test_run_that_is_ended_at_any_moment_leaves_nothing(runtime, bundle):
+    hook = {"path": "/bin/sleep", "args": ["sleep", "0.003"]}
+    bundle.spec["hooks"] = {"prestart": [hook], "createContainer": [hook]}
+    bundle.sh("trap 'exit 5' TERM; while :; do sleep 0.02; done").write()
+    delays = random.Random(7)
+    interrupted = 0
+    for _ in range(25):
+        container_id = runtime.new_id()
+        process = started(runtime, "run", "--bundle", bundle.path, container_id)
+        delay = delays.uniform(0.02, 0.12)
+        time.sleep(delay)
+        process.send_signal(signal.SIGTERM)
+        try:
+            # A program that runs already gets the signal; as pid 1 it ignores it before its trap.
+            _, errors = process.communicate(timeout=1)
+        except subprocess.TimeoutExpired:
+            runtime("kill", container_id, "KILL", check=True)
+            _, errors = process.communicate(timeout=10)
+        if process.returncode == 143:
+            interrupted += 1
+            assert errors == "interrupted by signal 15\n", delay
+        nothing_is_left_of(runtime, container_id, (delay, process.returncode, errors))
+    assert interrupted
+
+
+def test_a_hook_that_runs_is_killed_when_run_is_ended(runtime, bundle):
+    seconds = f"{3600 + os.getpid()}"
+    bundle.spec["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", seconds]}]}
+    bundle.args("/bin/true").write()
+    container_id = runtime.new_id()
+    process = started(runtime, "run", "--bundle", bundle.path, container_id)
+    deadline = time.monotonic() + 10
+    while not processes_with(f"sleep {seconds}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=10)[1] == "interrupted by signal 1\n"
+    assert process.returncode == 129
+    assert processes_with(f"sleep {seconds}") == []
+    nothing_is_left_of(runtime, container_id, "hook")
+
+
+@pytest.mark.parametrize("kind", ["createContainer", "startContainer"])
+def test_a_hook_inside_is_killed_when_run_is_ended(runtime, bundle, kind):
+    seconds = f"{7200 + os.getpid()}"
+    bundle.spec["hooks"] = {kind: [{"path": "/bin/sleep", "args": ["sleep", seconds]}]}
+    bundle.args("/bin/true").write()
+    container_id = runtime.new_id()
+    process = started(runtime, "run", "--bundle", bundle.path, container_id)
+    deadline = time.monotonic() + 10
+    while not processes_with(f"sleep {seconds}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=10)[1] == "interrupted by signal 15\n"
+    assert processes_with(f"sleep {seconds}") == []
+    nothing_is_left_of(runtime, container_id, kind)
+
+
+def test_several_signals_do_not_interrupt_the_undoing(runtime, bundle):
+    bundle.spec["hooks"] = {"prestart": [{"path": "/bin/sleep", "args": ["sleep", "60"]}]}
+    bundle.args("/bin/true").write()
+    container_id = runtime.new_id()
+    process = started(runtime, "run", "--bundle", bundle.path, container_id)
+    deadline = time.monotonic() + 10
+    while not cgroups_named(container_id):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    while process.poll() is None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            process.send_signal(number)
+        time.sleep(0.001)
+        assert time.monotonic() < deadline
+    assert process.stderr.read() == "interrupted by signal 1\n" or process.returncode in range(129, 144)
+    nothing_is_left_of(runtime, container_id, "several")
+    end(process)
+
+
+def test_exec_that_is_ended_at_any_moment_leaves_the_container_alone(runtime, bundle):
+    container_id = runtime.start_bundle(bundle.args("/bin/sleep", "600"))
+    delays = random.Random(8)
+    seconds = f"{1800 + os.getpid()}"
+    for _ in range(15):
+        process = started(runtime, "exec", container_id, "/bin/sleep", seconds)
+        time.sleep(delays.uniform(0.02, 0.1))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=10)
+        assert process.returncode in (143, -15)
+        assert processes_with(f"sleep {seconds}") == []
+    assert runtime.state(container_id)["status"] == "running"
+
+
+def test_program_and_hooks_start_with_no_signal_blocked(runtime, bundle):
+    bundle.sh("grep SigBlk /proc/self/status")
+    script = bundle.path / "hook"
+    script.write_text(f"#!/bin/sh\ngrep SigBlk /proc/self/status > {bundle.path}/hook-mask\n")
+    script.chmod(0o755)
+    bundle.spec["hooks"] = {"prestart": [{"path": str(script)}]}
+    clean = "SigBlk:\t0000000000000000\n"
+    assert runtime.run(bundle).stdout == clean
+    assert (bundle.path / "hook-mask").read_text() == clean
