@@ -8,7 +8,7 @@ import time
 from errno import ECONNREFUSED, ENOENT, ENOTDIR, ESRCH
 
 from ocirt import kernel, state
-from ocirt.errors import NotFound, OcirtError, SpecError, StepError, WrongState
+from ocirt.errors import InitDied, NotFound, OcirtError, SpecError, StepError, WrongState
 from ocirt.state import StateDir
 
 TYPE_CHECKING = False
@@ -87,8 +87,9 @@ class Container:
         _check_rootfs(ctx)
         with state.reserve(root, container_id) as directory:
             launch = Launch(ctx.plan, ctx, trace=trace)
-            launch.undo(directory.remove)
             container = cls(root, container_id, _first_state(ctx))
+            launch.undo(lambda: container._poststop_of_failed(launch))
+            launch.undo(directory.remove)
             container._spec = ctx.spec
             try:
                 if ctx.terminal:
@@ -118,9 +119,9 @@ class Container:
                 launch.run_to_exec()
             launch.close()
             container.warnings = ctx.warnings + launch.warnings
-            if start:
-                container._poststart(directory)
-            return container
+        if start:
+            container._poststart()
+        return container
 
     def _became_created(self, launch: Launch) -> None:
         from ocirt.procfs import start_time
@@ -146,14 +147,23 @@ class Container:
                 raise NotFound(container_id) from None
 
     @classmethod
-    def list(cls, root: str) -> list[dict[str, Any]]:
-        """State documents of all containers below root, by id; a missing root holds none."""
+    def list(
+        cls, root: str, *, on_error: Callable[[str, Exception], None] | None = None
+    ) -> list[dict[str, Any]]:
+        """State documents of all containers below root, by id; a missing root holds none.
+
+        on_error gets the ids whose state cannot be read, and why; without it that is raised.
+        """
         found = []
         for container_id in state.ids(root):
             try:
                 found.append(cls.load(container_id, root).state())
             except (NotFound, NotADirectoryError):
                 continue  # deleted while we looked
+            except (OcirtError, OSError) as error:
+                if on_error is None:
+                    raise
+                on_error(container_id, error)
         return found
 
     # Looking
@@ -188,7 +198,17 @@ class Container:
             posix.stat(f"{self.root}/{self.id}/start")
         except FileNotFoundError:
             return "running"
-        return "created"
+        return "created" if self._is_our_init() else "running"
+
+    def _is_our_init(self) -> bool:
+        """Is the process still ocirt-init? A start that was killed leaves its socket behind."""
+        try:
+            program = str(posix.readlink(f"/proc/{self.saved['pid']}/exe"))
+        except FileNotFoundError:
+            return False  # it has ended
+        except PermissionError:
+            return True  # somebody who may only look: the socket has to do
+        return "ocirt-init" in program.rpartition("/")[2]
 
     def _status_without_pid(self) -> str:
         """Being created, unless the runtime that did it has died: then its lock is free."""
@@ -247,13 +267,19 @@ class Container:
                 raise WrongState(status, "created", "cannot start an already running container")
             if status != "created":
                 raise WrongState(status, "created", f"cannot start a container that has {status}")
-            launch = self._connect(directory)
+            pidfd = kernel.pidfd_open(self.saved["pid"])
             try:
-                launch.await_exec()
+                launch = self._connect(directory)
+                try:
+                    launch.await_exec()
+                except InitDied:
+                    raise InitDied(_how_it_ended(pidfd)) from None
+                finally:
+                    directory.unlink("start")
+                    launch.close()
             finally:
-                directory.unlink("start")
-                launch.close()
-            self._poststart(directory)
+                posix.close(pidfd)
+        self._poststart()
 
     def _connect(self, directory: StateDir) -> Launch:
         """The start socket, by an fd: a path may be longer than sun_path's 108 bytes."""
@@ -274,6 +300,8 @@ class Container:
             control.close()
             if error.errno in (ECONNREFUSED, ENOENT):
                 text = "cannot start a container that has stopped"
+                if self._alive():
+                    text = "cannot start a container that is being started"
                 raise WrongState("stopped", "created", text) from None
             raise
         launch.control = control
@@ -284,8 +312,11 @@ class Container:
 
         return rebuild_context(self)
 
-    def _poststart(self, directory: StateDir) -> None:
-        """A poststart hook that fails ends the container (runtime.md, Lifecycle, step 9)."""
+    def _poststart(self) -> None:
+        """A poststart hook that fails ends the container (runtime.md, Lifecycle, step 9).
+
+        The lock is free: a hook may delete the container.
+        """
         hooks = (self.saved.get("hooks") or {}).get("poststart")
         if not hooks:
             return
@@ -294,8 +325,16 @@ class Container:
         try:
             run_hooks("poststart", hooks, self._hook_state("running"))
         except OcirtError:
-            self._kill_everything()
-            self._destroy(directory)
+            try:
+                with self._open_to_destroy() as directory:
+                    if directory.load()["startTime"] == self.saved["startTime"]:
+                        self._kill_everything()
+                        self._destroy(directory)
+            except (NotFound, FileNotFoundError):
+                pass  # the hook, or somebody meanwhile, has deleted it
+            else:
+                self._poststop()
+            self.close()
             raise
 
     def _hook_state(self, status: str) -> dict[str, Any]:
@@ -309,15 +348,17 @@ class Container:
         manager = None
         if all or not self.saved.get("pidNamespace", True):
             manager = self.manager()
-        if all and manager is not None:
-            if self.status == "stopped" and not manager.pids():
+        # Without a pid namespace the end of the init ends nobody else: SIGKILL means them all.
+        if manager is not None and (all or signal == kernel.SIGKILL):
+            if not manager.pids():
+                if self._send(signal):
+                    return  # it has left its groups
                 raise WrongState("stopped", "running", "container not running")
+            if not all:
+                self._send(signal)
             manager.kill_all(signal)
             return
         if not self._send(signal):
-            if manager is not None and signal == kernel.SIGKILL and manager.pids():
-                manager.kill_all(signal)  # the init is gone, what it left is not
-                return
             raise WrongState("stopped", "running", "container not running")
 
     def _send(self, signal: int) -> bool:
@@ -347,11 +388,18 @@ class Container:
 
         Raises WrongState when it runs and force is not given.
         """
-        with state.open_state(self.root, self.id) as directory:
+        with self._open_to_destroy() if force else state.open_state(self.root, self.id) as directory:
             try:
                 self.saved = directory.load()
             except FileNotFoundError:
                 directory.remove()  # a create that was killed before it wrote anything
+                return
+            except (OcirtError, OSError):
+                if not force:
+                    raise
+                from ocirt import salvage
+
+                salvage.delete(directory)
                 return
             # The lock is ours: without a pid, the runtime that was creating it has died.
             status = self.status if self.saved["pid"] else "stopped"
@@ -361,7 +409,30 @@ class Container:
                 text = f"cannot delete container {self.id} that is not stopped: {status}"
                 raise WrongState(status, "stopped", text)
             self._destroy(directory)
+        self._poststop()
         self.close()
+
+    def _open_to_destroy(self) -> StateDir:
+        """The locked directory. Who holds the lock may wait for a hook, or for an init that hangs:
+
+        the container is killed then, and its command fails. Raises Busy after KILL_WAIT.
+        """
+        try:
+            return state.open_state(self.root, self.id, patience=0)
+        except state.Busy:
+            self._kill_unlocked()
+        return state.open_state(self.root, self.id, patience=KILL_WAIT)
+
+    def _kill_unlocked(self) -> None:
+        with state.open_state(self.root, self.id, lock=False) as directory:
+            try:
+                self.saved = directory.load()
+            except FileNotFoundError:
+                return  # nothing runs yet
+            if self.saved["pid"]:
+                self._send(kernel.SIGKILL)
+            elif directory.claimed() and (manager := self.manager()) is not None:
+                manager.kill_all(kernel.SIGKILL)
 
     def close(self) -> None:
         """Give up pidfd; a child that has ended is reaped before."""
@@ -387,7 +458,9 @@ class Container:
                 raise
             return
         try:
-            self._send(kernel.SIGKILL)
+            if not self._alive():
+                return  # the pidfd may be that of a later owner of the pid
+            kernel.pidfd_send_signal(pidfd, kernel.SIGKILL)
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
             if not poll.poll(KILL_WAIT * 1000):
@@ -397,17 +470,26 @@ class Container:
             posix.close(pidfd)
 
     def _destroy(self, directory: StateDir) -> None:
-        """cgroup, poststop hooks, state: in this order, so that a failure can be tried again."""
+        """cgroup, then state: in this order, so that a failure can be tried again."""
         manager = self.manager()
         if manager is not None:
             self._destroy_groups(manager, directory)
+        directory.remove()
+
+    def _poststop_of_failed(self, launch: Launch) -> None:
+        """Hooks have run, or may have: those of poststop take back what they did (step 12)."""
+        if launch.hooks_begun:
+            self._poststop()
+            launch.warnings += self.warnings
+
+    def _poststop(self) -> None:
+        """After the container is deleted (runtime.md, Lifecycle, step 13), without its lock."""
         hooks = (self.saved.get("hooks") or {}).get("poststop")
         if hooks:
             from ocirt.hooks import run_hooks
 
             for failed in run_hooks("poststop", hooks, self._hook_state("stopped"), only_warn=True):
                 self.warnings.append(str(failed))
-        directory.remove()
 
     def _destroy_groups(self, manager: Any, directory: StateDir) -> None:
         """Processes can outlive the init process where it had no pid namespace of its own.
@@ -491,6 +573,23 @@ class Exec:
         if self.pidfd >= 0:
             posix.close(self.pidfd)
             self.pidfd = -1
+
+
+def _how_it_ended(pidfd: int) -> str:
+    """Words for an init that ended between start and the user's program."""
+    text = "the init that waited for start ended before the program ran"
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll(1000)  # its socket is closed a little before it is dead
+    try:
+        found = kernel.waitid_pidfd(pidfd, nohang=True, keep=True)
+    except ChildProcessError:  # somebody else's child, and the kernel does not tell (before 6.15)
+        return text
+    if found is None:
+        return text
+    code, value = found[1:]
+    how = "exit status" if code == kernel.CLD_EXITED else "killed by signal"
+    return f"{text}: {how} {value}"
 
 
 def wait_for(pidfd: int) -> int:
@@ -583,12 +682,21 @@ def write_pid_file(path: str, pid: int) -> None:
     """Plain decimal without a newline, complete as soon as it has its name."""
     directory, _, name = path.rpartition("/")
     partial = f"{directory}/.{name}.new" if directory else f".{name}.new"
-    fd = posix.open(partial, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o644)
+    _unlink(partial)  # of a runtime that was killed, or somebody's link to elsewhere
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
+    fd = posix.open(partial, flags, 0o644)
     try:
-        posix.write(fd, str(pid).encode())
+        kernel.write_all(fd, str(pid).encode())
+    except BaseException:
+        _unlink(partial)
+        raise
     finally:
         posix.close(fd)
-    posix.rename(partial, path)
+    try:
+        posix.rename(partial, path)
+    except BaseException:
+        _unlink(partial)
+        raise
 
 
 def _unlink(path: str) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import fcntl
 import posix
+import time
 from errno import ENOENT
 
-from ocirt.errors import AlreadyExists, NotFound, SpecError
+from ocirt.errors import AlreadyExists, NotFound, OcirtError, SpecError
 from ocirt.spec.jsontext import dumps, loads
 
 TYPE_CHECKING = False
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 FORMAT = 1
-MAX_ID = 1024
+MAX_ID = 255  # bytes of a file name; an id is ASCII
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
 
@@ -39,6 +40,13 @@ _MEMBERS = (
     ("noNewKeyring", bool),
     ("hooks", dict),
 )
+
+
+class Busy(OcirtError):
+    """Another command holds the lock of the container for too long."""
+
+    def __str__(self) -> str:
+        return f"container {self.args[0]} is being changed by another command that does not end"
 
 
 def check_id(container_id: str) -> None:
@@ -249,8 +257,10 @@ def make_root(root: str) -> None:
         pass
 
 
-def open_state(root: str, container_id: str, *, lock: bool = True) -> StateDir:
+def open_state(root: str, container_id: str, *, lock: bool = True, patience: float | None = None) -> StateDir:
     """The state directory of an existing container. Raises NotFound.
+
+    patience: seconds to wait for the lock before Busy is raised; None waits for ever.
 
     Commands that only look do not lock: a hook may ask for the state of the container that is
     being created for it, and state.json is always whole.
@@ -258,7 +268,9 @@ def open_state(root: str, container_id: str, *, lock: bool = True) -> StateDir:
     check_id(container_id)
     path = f"{root}/{container_id}"
     try:
-        fd = _open_locked(path) if lock else posix.open(path, _DIRECTORY)
+        fd = _open_locked(path, patience) if lock else posix.open(path, _DIRECTORY)
+    except BlockingIOError:
+        raise Busy(container_id) from None
     except OSError as error:
         if error.errno == ENOENT:
             raise NotFound(container_id) from None
@@ -267,21 +279,38 @@ def open_state(root: str, container_id: str, *, lock: bool = True) -> StateDir:
     if lock and not _still_there(path, fd):
         # deleted, perhaps made anew, while we waited for the lock
         directory.close()
-        return open_state(root, container_id)
+        return open_state(root, container_id, patience=patience)
     return directory
 
 
 _DIRECTORY = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
-def _open_locked(path: str) -> int:
+def _open_locked(path: str, patience: float | None = None) -> int:
+    """Raises BlockingIOError when others hold the lock for longer than patience, in seconds."""
     fd = posix.open(path, _DIRECTORY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        if patience is None:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        else:
+            _lock_within(fd, patience)
     except OSError:
         posix.close(fd)
         raise
     return fd
+
+
+def _lock_within(fd: int, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    pause = 0.001
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
 
 
 def _still_there(path: str, fd: int) -> bool:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from ocirt import build, container, state
 from ocirt.container import Container, write_pid_file
-from ocirt.errors import AlreadyExists, NotFound, OcirtError, StepError, WrongState
+from ocirt.errors import AlreadyExists, HookFailed, NotFound, OcirtError, StepError, WrongState
 from ocirt.procfs import start_time
 
 DOCUMENT = {
@@ -36,6 +39,16 @@ DOCUMENT = {
 @pytest.fixture
 def sleeper():
     process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def waiting(tmp_path):
+    """A process that passes for an init that waits for start."""
+    program = shutil.copy("/bin/sleep", tmp_path.parent / f"{tmp_path.name}.ocirt-init")
+    process = subprocess.Popen([program, "60"])
     yield process
     process.kill()
     process.wait()
@@ -68,13 +81,13 @@ def test_an_id_that_is_taken(made, tmp_path):
         state.reserve(str(tmp_path), "c")
 
 
-def test_the_status_is_read_off_the_process(made, sleeper):
-    found = made(sleeper.pid, created=True)
-    assert (found.status, found.pid) == ("created", sleeper.pid)
+def test_the_status_is_read_off_the_process(made, waiting):
+    found = made(waiting.pid, created=True)
+    assert (found.status, found.pid) == ("created", waiting.pid)
     os.unlink(f"{found.root}/c/start")
     assert found.status == "running"
-    sleeper.kill()
-    sleeper.wait()
+    waiting.kill()
+    waiting.wait()
     assert (found.status, found.pid) == ("stopped", 0)
 
 
@@ -128,9 +141,56 @@ def test_a_running_container_is_deleted_only_by_force(made, sleeper, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_a_created_container_is_killed_by_delete(made, sleeper, tmp_path):
-    made(sleeper.pid, created=True).delete()
-    assert not Path(f"/proc/{sleeper.pid}").exists()  # killed, and reaped as our child
+def test_a_program_that_runs_is_running_although_its_start_socket_is_left(made, sleeper):
+    found = made(sleeper.pid, created=True)
+    assert found.status == "running"
+    with pytest.raises(WrongState, match="that is not stopped: running"):
+        found.delete()
+    assert sleeper.poll() is None
+
+
+def test_a_later_owner_of_the_pid_is_neither_killed_nor_waited_for(made, sleeper):
+    found = made(sleeper.pid)
+    found.saved["startTime"] += 1
+    began = time.monotonic()
+    found._kill_everything()
+    assert (sleeper.poll(), time.monotonic() - began < 5) == (None, True)
+
+
+def test_delete_by_force_kills_without_the_lock(made, sleeper, tmp_path):
+    found = made(sleeper.pid)
+    fd = os.open(f"{tmp_path}/c", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+
+    def holder():  # as a start that waits for its init
+        sleeper.wait()
+        os.close(fd)
+
+    threading.Thread(target=holder).start()
+    found.delete(force=True)
+    assert not (tmp_path / "c").exists()
+
+
+def test_delete_by_force_does_not_wait_for_ever(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(container, "KILL_WAIT", 0.1)
+    found = made()
+    fd = os.open(f"{tmp_path}/c", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with pytest.raises(OcirtError, match="container c is being changed by another command"):
+        found.delete(force=True)
+    os.close(fd)
+
+
+def test_a_poststart_hook_may_delete_its_container(made, sleeper, tmp_path):
+    found = made(sleeper.pid, hooks={"poststart": [{"path": "/bin/false"}]})
+    Container.load("c", str(tmp_path)).delete(force=True)
+    with pytest.raises(HookFailed):
+        found._poststart()
+
+
+def test_a_created_container_is_killed_by_delete(made, waiting, tmp_path):
+    made(waiting.pid, created=True).delete()
+    assert not Path(f"/proc/{waiting.pid}").exists()  # killed, and reaped as our child
     assert not (tmp_path / "c").exists()
 
 
