@@ -29,7 +29,7 @@ from errno import EACCES, ECHILD, ENOENT, ENOEXEC, ESRCH
 from ocirt import interrupt, kernel
 from ocirt.errors import ExecutableError, HookFailed, InitDied, OcirtError, StepError
 from ocirt.initbin import open_init, plan_memfd
-from ocirt.plan import SYNC_NAMES, SYNC_READY
+from ocirt.plan import SYNC_HOOKS, SYNC_NAMES, SYNC_READY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Launch:
         self.pidfd = -1
         self.control: _socket.socket | None = None
         self.warnings: list[str] = []
+        self.hooks_begun = False  # from here on a failure is followed by the poststop hooks
         self.to_send: list[int] = []  # fds that follow the next answer; ours to close
         self._stage_one = -1  # pidfd of the first stage, to be reaped
         self._undo: list[Callable[[], None]] = []
@@ -169,6 +170,8 @@ class Launch:
             while True:
                 kind, step, error, value, call, text = self._receive()
                 if kind == SYNC:
+                    if value in (SYNC_HOOKS, SYNC_READY):
+                        self.hooks_begun = True
                     for action in self.plan.actions_at(SYNC_NAMES[value]):
                         self._do(action)
                     if value == SYNC_READY:
@@ -215,6 +218,8 @@ class Launch:
             self._stage_one, self.pid = self.pidfd, value
             self.pidfd = kernel.pidfd_open(value)
         elif kind == ERROR:
+            if any(op.kind == "hook" for op in self.plan.ops[: step + 1]):
+                self.hooks_begun = True
             raise failure(self.plan.ops, step, error, call, text.decode("utf-8", "replace"), self.ctx)
         elif kind == TRACE:
             if self.trace:
@@ -261,24 +266,47 @@ class Launch:
     def abort(self) -> None:
         """Kill and reap the init, then undo. No signal interrupts that."""
         interrupt.disarm()
+        if self.pidfd >= 0:
+            self._kill()
+            if self._stage_one < 0:
+                self._find_stage_two()
         if self.control is not None:
             self.control.close()
             self.control = None
+        self._reap_stage_one()
         if self.pidfd >= 0:
-            try:
-                kernel.pidfd_send_signal(self.pidfd, kernel.SIGKILL)
-            except OSError as error:
-                if error.errno != ESRCH:  # it has ended already
-                    raise
-            self._reap_stage_one()
-            try:
-                kernel.waitid_pidfd(self.pidfd)
-            except OSError as error:
-                if error.errno != ECHILD:
-                    raise
             posix.close(self.pidfd)
             self.pidfd = -1
         self.roll_back()
+
+    def _kill(self) -> None:
+        """The process of pidfd, and reap it."""
+        try:
+            kernel.pidfd_send_signal(self.pidfd, kernel.SIGKILL)
+        except OSError as error:
+            if error.errno != ESRCH:  # it has ended already
+                raise
+        try:
+            kernel.waitid_pidfd(self.pidfd)
+        except OSError as error:
+            if error.errno != ECHILD:
+                raise
+
+    def _find_stage_two(self) -> None:
+        """Stage 1 is dead: had it forked, its word of that may still be unread."""
+        while self.control is not None:
+            try:
+                data = self.control.recv(4096, _socket.MSG_DONTWAIT)
+            except OSError:
+                return
+            if not data:
+                return
+            kind, _step, _error, value, _call, _text = _split(data)
+            if kind == PID:
+                posix.close(self.pidfd)
+                self.pidfd = kernel.pidfd_open(value)  # our child too, and not reaped
+                self._kill()
+                return
 
     def roll_back(self) -> None:
         """Undo in reverse; an undo that fails must not hide why it was needed."""
@@ -290,8 +318,10 @@ class Launch:
         while self._undo:
             try:
                 self._undo.pop()()
-            except OSError as error:
-                self.warnings.append(f"undo: {error.strerror}")
+            except OcirtError as error:
+                self.warnings.append(f"undo: {error}")
+            except Exception as error:
+                self.warnings.append(f"undo: {getattr(error, 'strerror', '') or error}")
 
     def close(self) -> None:
         """Leave the container alone; the pidfd stays with the caller."""

@@ -6,11 +6,12 @@ import errno
 import os
 import socket
 import struct
+import subprocess
 
 import pytest
 
 from ocirt import launch
-from ocirt.errors import ExecutableError, HookFailed, InitDied, StepError
+from ocirt.errors import CgroupError, ExecutableError, HookFailed, InitDied, StepError
 from ocirt.launch import Launch
 from ocirt.plan import Op, Plan
 from tests.lib.compiled import context
@@ -143,6 +144,36 @@ def test_an_undo_that_fails_does_not_hide_the_others():
     started.roll_back()
     assert done == ["first"]
     assert started.warnings == ["undo: busy"]
+
+
+def test_an_undo_may_fail_in_any_way():
+    done = []
+    started = a_launch(Plan())
+
+    def fails():
+        raise CgroupError("linux.cgroupsPath", "rmdir /x", "", errno.EBUSY)
+
+    started.undo(lambda: done.append("first"))
+    started.undo(fails)
+    started.undo(lambda: [][0])
+    started.roll_back()
+    assert done == ["first"]
+    assert started.warnings == [
+        "undo: list index out of range",
+        "undo: linux.cgroupsPath: rmdir /x: Device or resource busy",
+    ]
+
+
+def test_a_second_stage_whose_record_nobody_read_is_killed_and_reaped(talking):
+    started, init = talking
+    first, second = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    started.pid, started.pidfd = first.pid, os.pidfd_open(first.pid)
+    init.send(report(1, value=second.pid))
+    started.abort()
+    for process in (first, second):
+        with pytest.raises(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
+        process.returncode = -9  # reaped, and not by Popen
 
 
 @pytest.fixture
