@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posix
 import time
-from errno import EACCES, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOTEMPTY, EPERM, EROFS
+from errno import EACCES, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOTEMPTY, EPERM, EROFS, ESRCH
 
 from ocirt import kernel
 from ocirt.errors import CgroupError, SpecError, Unsupported
@@ -23,6 +23,7 @@ FIELD = "linux.resources"
 PATH_FIELD = "linux.cgroupsPath"
 REMOVE_WAIT = 3.0  # seconds for killed processes to leave a group
 FREEZE_WAIT = 2.0
+PIDFDS = 256  # held at once; a process may have 1024 fds
 DENIED = (EACCES, EPERM, EROFS)
 
 
@@ -155,16 +156,36 @@ class Manager:
         try:
             for _ in range(1 if frozen else 16):
                 pids = self.pids()
-                for pid in pids:
-                    try:
-                        posix.kill(pid, signal)
-                    except ProcessLookupError:
-                        pass
+                for start in range(0, len(pids), PIDFDS):
+                    self._signal(pids[start : start + PIDFDS], signal)
                 if not pids or signal != kernel.SIGKILL:
                     break
         finally:
             if frozen and (not was_frozen or signal == kernel.SIGKILL):
                 self.thaw()
+
+    def _signal(self, pids: list[int], signal: int) -> None:
+        """By pidfds that were checked: a pid of the list may be a stranger's by now."""
+        held = {}
+        try:
+            for pid in pids:
+                try:
+                    held[pid] = kernel.pidfd_open(pid)
+                except OSError as error:
+                    if error.errno not in (ESRCH, EINVAL):  # ended; a thread in a threaded group
+                        raise
+            inside = set(self.pids())
+            for pid, pidfd in held.items():
+                if pid not in inside:
+                    continue
+                try:
+                    kernel.pidfd_send_signal(pidfd, signal)
+                except OSError as error:
+                    if error.errno not in (ESRCH, EPERM):  # one that we may not reach saves no other
+                        raise
+        finally:
+            for pidfd in held.values():
+                posix.close(pidfd)
 
     def oom_kills(self) -> int:
         """How many processes of the group were killed for want of memory."""
