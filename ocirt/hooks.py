@@ -42,10 +42,15 @@ def apply_wait_start(ctx: Context, _process: Any) -> None:
 
 
 def apply_start_container_hooks(ctx: Context, entries: list[dict[str, Any]]) -> None:
-    _inside(ctx, "startContainer", entries, "created")
+    """Programs of the image: what the engine keeps in the runtime's environment is not for them."""
+    env = [kernel.fsencode(word) for word in (ctx.spec.get("process") or {}).get("env") or []]
+    _inside(ctx, "startContainer", entries, "created", env)
 
 
-def _inside(ctx: Context, kind: str, entries: list[dict[str, Any]], status: str) -> None:
+def _inside(
+    ctx: Context, kind: str, entries: list[dict[str, Any]], status: str, default: list[bytes] | None = None
+) -> None:
+    """default: the environment of a hook that has no env; None for the runtime's."""
     state = hook_state(ctx.spec, ctx.id, ctx.bundle, status, 0)
     del state["pid"]
     blob = ("{" + PID_ROOM + "," + dumps(state)[1:]).encode("utf-8", "surrogateescape")
@@ -54,6 +59,8 @@ def _inside(ctx: Context, kind: str, entries: list[dict[str, Any]], status: str)
         path, argv, env, timeout = prepare(field, hook)
         words = [kernel.fsencode(word) for word in argv]
         variables = [name + b"=" + value for name, value in env.items()]
+        if default is not None and hook.get("env") is None:
+            variables = default
         limit = 0 if timeout is None else int(timeout * 1000)
         ctx.plan.add("hook", field, kernel.fsencode(path), words, variables, blob, limit, detail=path)
 
@@ -73,7 +80,7 @@ def hook_state(spec: dict[str, Any], container_id: str, bundle: str, status: str
 def prepare(field: str, hook: dict[str, Any]) -> tuple[str, list[str], dict[bytes, bytes], float | None]:
     """Path, argv, environment and timeout in seconds of one hook.
 
-    Without env a hook inherits the runtime's environment, as with runc.
+    Without env a hook of the host's inherits the runtime's environment, as with runc.
     """
     path = hook["path"]
     if not path.startswith("/"):
