@@ -179,12 +179,14 @@ static long check_executable(const char *path)
 	return error;
 }
 
-/* Try name in each directory of PATH; an empty one is the working directory. */
+/* Try name in each directory of PATH; an empty one is the working directory, an empty PATH none. */
 static long search(const char *path, const char *name)
 {
 	static char candidate[PATH_MAX];
 	const size_t name_length = string_length(name) + 1;
 	long error = -ENOENT;
+	if (!*path)
+		return error;
 	for (const char *end; path; path = *end ? end + 1 : NULL) {
 		for (end = path; *end && *end != ':';)
 			end++;

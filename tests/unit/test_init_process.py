@@ -193,6 +193,11 @@ def test_an_executable_is_found_in_path_or_by_its_own(root: Path) -> None:
     find(root, b"etc", b"PATH=/").expect(errno.EACCES)
 
 
+def test_an_empty_path_does_not_search_the_working_directory(root: Path) -> None:
+    sandbox = Sandbox(root).enter().add("chdir", b"/bin")
+    sandbox.add("find_executable", [b"true"], [b"PATH="]).run().expect(errno.ENOENT)
+
+
 def test_what_may_not_be_executed_is_passed_over_in_path(root: Path) -> None:
     for name in ("a", "b"):
         (root / name).mkdir()
@@ -203,7 +208,7 @@ def test_what_may_not_be_executed_is_passed_over_in_path(root: Path) -> None:
     find(root, b"tool", path).expect_success()
 
 
-@pytest.mark.parametrize("path", [b"PATH=", b"PATH=/nonexistent:", b"PATH=:/nonexistent"])
+@pytest.mark.parametrize("path", [b"PATH=:", b"PATH=/nonexistent:", b"PATH=:/nonexistent"])
 def test_an_empty_element_of_path_is_the_working_directory(root: Path, path: bytes) -> None:
     sandbox = Sandbox(root).enter().add("chdir", b"/bin")
     sandbox.add("find_executable", [b"true"], [path]).run().expect_success()

@@ -29,12 +29,12 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("name", ["a", "A1_+-.", "..a", "x" * 200])
+@pytest.mark.parametrize("name", ["a", "A1_+-.", "..a", "x" * 255])
 def test_ids_of_runc_are_taken(name: str) -> None:
     state.check_id(name)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "ä", "a\n", "a\0b", "x" * 1025])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "ä", "a\n", "a\0b", "x" * 256])
 def test_other_ids_are_refused(name: str) -> None:
     with pytest.raises(SpecError, match="invalid container ID format"):
         state.check_id(name)
