@@ -25,11 +25,15 @@ def run(call: Call) -> int:
     if call.values.get("regex"):
         from ocirt.cli.match import each
 
-        return each(call, delete)
+        return each(call, delete, unread)
     try:
-        # Not by load(): a create that was killed early has left nothing to load.
-        delete(Container(call.root, call.words[0], {}))
+        delete(unread(call.words[0], call.root))
     except NotFound:
         if not force:
             raise
     return 0
+
+
+def unread(container_id: str, root: str) -> Container:
+    """Not by load(): of a create that was killed early, or a damaged state, there is none to load."""
+    return Container(root, container_id, {})

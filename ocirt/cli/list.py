@@ -21,7 +21,12 @@ GAP = 3
 
 def run(call: Call) -> int:
     expect("list", call.words, 0, 0)
-    found = Container.list(call.root)
+
+    def tell(container_id: str, error: Exception) -> None:
+        text = f"{container_id} is left out: {error}"
+        call.log.warning(text)
+
+    found = Container.list(call.root, on_error=tell)
     form = call.values.get("format", "table")
     if form not in ("table", "json"):
         raise OcirtError("invalid format option")

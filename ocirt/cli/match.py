@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from ocirt.cli import Call
 
 
-def each(call: Call, act: Callable[[Container], None]) -> int:
-    """Do act for all that match; what fails does not keep the others from their turn."""
+def each(
+    call: Call,
+    act: Callable[[Container], None],
+    make: Callable[[str, str], Container] = Container.load,
+) -> int:
+    """Do act for all that match; what fails does not keep the others from their turn.
+
+    make: from id and root to the object that act gets.
+    """
     try:
         pattern = re.compile(call.words[0])
     except re.error as error:
@@ -26,7 +33,7 @@ def each(call: Call, act: Callable[[Container], None]) -> int:
         if not pattern.search(container_id):
             continue
         try:
-            act(Container.load(container_id, call.root))
+            act(make(container_id, call.root))
         except NotFound:
             continue  # deleted while we looked
         except OcirtError as error:

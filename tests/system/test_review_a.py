@@ -151,3 +151,91 @@ def test_program_and_hooks_start_with_no_signal_blocked(runtime, bundle):
     clean = "SigBlk:\t0000000000000000\n"
     assert runtime.run(bundle).stdout == clean
     assert (bundle.path / "hook-mask").read_text() == clean
+
+
+# Words
+
+
+def test_an_id_that_is_no_file_name_is_told_as_such(runtime, bundle):
+    bundle.write()
+    done = runtime("run", "--bundle", bundle.path, "x" * 256)
+    assert done.returncode == 1
+    assert done.stderr.startswith("invalid container ID format")
+
+
+def test_an_empty_path_finds_nothing(runtime, bundle):
+    bundle.args("true")
+    bundle.spec["process"].update(env=["PATH="], cwd="/bin")
+    done = runtime.run(bundle)
+    assert done.returncode == 1
+    assert 'exec: "true": executable file not found in $PATH' in done.stderr
+
+
+# State that cannot be read
+
+
+@pytest.fixture(params=["garbage", "format", "damaged", "directory", "latin"])
+def damaged(request, runtime, bundle):
+    """The id of a running container whose state.json is not one of ours, and the pid inside."""
+    container_id = runtime.start_bundle(bundle.args("/bin/sleep", "600"))
+    pid = runtime.state(container_id)["pid"]
+    path = runtime.root / container_id / "state.json"
+    texts = {
+        "garbage": b"{nonsense",
+        "format": b'{"format":2}',
+        "damaged": b'{"format":1,"pid":"no"}',
+        "latin": b"\xff\xfe",
+    }
+    if request.param == "directory":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(texts[request.param])
+    return container_id, pid
+
+
+def test_list_tells_of_a_damaged_state_and_shows_the_others(runtime, bundle, damaged):
+    container_id, _ = damaged
+    other = runtime.start_bundle(bundle)
+    done = runtime("list", "--quiet", check=True)
+    assert done.stdout == f"{other}\n"
+    assert done.stderr.startswith("warning: ")
+    assert done.stderr.count("\n") == 1
+    assert container_id in done.stderr
+    assert [entry["id"] for entry in runtime.state_list()] == [other]
+
+
+def test_delete_with_force_removes_what_has_a_damaged_state(runtime, damaged):
+    container_id, pid = damaged
+    assert runtime("delete", container_id).returncode == 1
+    assert (runtime.root / container_id).exists()
+    done = runtime("delete", "--force", container_id)
+    assert done.returncode == 0, done.stderr
+    assert not (runtime.root / container_id).exists()
+    assert cgroups_named(container_id) == []
+    assert not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+
+
+def test_delete_with_force_removes_a_directory_that_says_nothing(runtime):
+    container_id = runtime.new_id()
+    directory = runtime.root / container_id
+    directory.mkdir(parents=True)
+    (directory / "state.json").write_text("{")
+    (directory / "config.json").write_text("{")
+    (directory / "claimed").touch()
+    done = runtime("delete", "--force", container_id)
+    assert (done.returncode, directory.exists()) == (0, False), done.stderr
+
+
+# Pid files
+
+
+def test_a_pid_file_is_not_written_through_a_link(runtime, bundle, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / ".pid.new").symlink_to(victim)
+    container_id = runtime.create(bundle.args("/bin/true"), "--pid-file", tmp_path / "pid")
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "pid").is_symlink()
+    assert (tmp_path / "pid").read_text() == str(runtime.state(container_id)["pid"])
+    assert not (tmp_path / ".pid.new").exists()

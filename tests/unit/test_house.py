@@ -36,6 +36,7 @@ LAYERS = (
     "build",
     "console",
     "launch",
+    "salvage",
     "container",
     "verify features describe foreground run",
     "cli",
