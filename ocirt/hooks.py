@@ -26,7 +26,7 @@ def apply_runtime_hooks(ctx: Context, hooks: dict[str, Any]) -> None:
 
 def _runner(kind: str, entries: list[dict[str, Any]]) -> Any:
     def call(launch: Any) -> None:
-        run_hooks(kind, entries, launch.state_for_hooks("creating"))
+        run_hooks(kind, entries, launch.state_for_hooks("creating"), init=launch.pidfd)
 
     return call
 
@@ -96,10 +96,16 @@ def prepare(field: str, hook: dict[str, Any]) -> tuple[str, list[str], dict[byte
 
 
 def run_hooks(
-    kind: str, entries: list[dict[str, Any]], state: dict[str, Any], *, only_warn: bool = False
+    kind: str,
+    entries: list[dict[str, Any]],
+    state: dict[str, Any],
+    *,
+    only_warn: bool = False,
+    init: int = -1,
 ) -> list[HookFailed]:
-    """Run hooks one after the other; the first failure raises HookFailed.
+    """Run hooks in the bundle, one after the other; the first failure raises HookFailed.
 
+    init: pidfd of a process that is waiting for them; a hook is killed when that ends.
     only_warn (poststop): go on and return the failures.
     """
     from ocirt.spawn import run
@@ -111,7 +117,7 @@ def run_hooks(
         path, argv, env, timeout = prepare(field, hook)
         try:
             # argv[0] is the config's: dockerd's hook finds its way by it.
-            result = run(argv, env, text, timeout, path)
+            result = run(argv, env, text, timeout, path, str(state["bundle"]), init)
         except OSError as error:
             failure = HookFailed(field, path, (error.strerror or "").lower())
         else:

@@ -120,12 +120,14 @@ def spawn(
     cgroup_fd: int = -1,
     exit_signal: int | None = None,
     stdio: tuple[int, int, int] = (-1, -1, -1),
+    path: bytes | None = None,
+    cwd_fd: int = -1,
 ) -> tuple[int, int]:
-    """Start the program exe_fd: (pid, pidfd). clone3(2) with CLONE_VM and CLONE_VFORK.
+    """Start the program exe_fd, or path: (pid, pidfd). clone3(2) with CLONE_VM and CLONE_VFORK.
 
     env holds KEY=value. The child keeps 0, 1, 2 (or what stdio puts there) and keep_fds; signals
     are unblocked and at their defaults. flags are more CLONE_ bits; cgroup_fd is a directory of
-    cgroup v2. exit_signal holds until the program is executed; default SIGCHLD.
+    cgroup v2, cwd_fd the working directory. exit_signal holds until the program is executed; default SIGCHLD.
     A failure to execute is raised here.
     """
     argv_words = [ffi.new("char[]", word) for word in argv]
@@ -134,10 +136,13 @@ def spawn(
     env_table = ffi.new("char *[]", [*env_words, ffi.NULL])
     keep = list(keep_fds)
     keep_table = ffi.new("int[]", keep)
+    path_word = ffi.NULL if path is None else ffi.new("char[]", path)
     request = ffi.new(
         "struct oc_spawn *",
         {
             "exe_fd": exe_fd,
+            "path": path_word,
+            "cwd_fd": cwd_fd,
             "argv": argv_table,
             "env": env_table,
             "keep_fds": keep_table,

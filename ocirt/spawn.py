@@ -37,25 +37,32 @@ def run(
     stdin: bytes = b"",
     timeout: float | None = None,
     path: str | None = None,
+    cwd: str | None = None,
+    watched: int = -1,
 ) -> Result:
     """Run path (argv[0] when not given; absolute) and wait for it; killed after timeout seconds.
 
+    It runs in cwd, or in / when that is gone. It is also killed when watched becomes readable: the
+    pidfd of the process that it is run for.
     Raises OSError when it cannot be started, Interrupted when a signal ends the run or exec that
     it is for: then it was killed. stdout and stderr are read together.
     """
     started = time.monotonic()
     in_read, in_write = posix.pipe2(posix.O_CLOEXEC)
     out_read, out_write = posix.pipe2(posix.O_CLOEXEC)
+    cwd_fd = -1
     try:
-        actions = [
-            (posix.POSIX_SPAWN_DUP2, in_read, 0),
-            (posix.POSIX_SPAWN_DUP2, out_write, 1),
-            (posix.POSIX_SPAWN_DUP2, out_write, 2),
-        ]
-        # The command and Python ignore these two; a hook must not inherit that.
-        ignored = [kernel.SIGPIPE, kernel.SIGXFSZ]
-        pid = posix.posix_spawn(
-            path or argv[0], argv, env, file_actions=actions, setsigmask=[], setsigdef=ignored
+        if cwd is not None:
+            cwd_fd = _open_directory(cwd)
+        # Signals at their defaults: the command and Python ignore some; a hook must not inherit that.
+        pid, pidfd = kernel.spawn(
+            -1,
+            [kernel.fsencode(word) for word in argv],
+            [name + b"=" + value for name, value in env.items()],
+            (),
+            stdio=(in_read, out_write, out_write),
+            path=kernel.fsencode(path or argv[0]),
+            cwd_fd=cwd_fd,
         )
     except OSError:
         posix.close(in_write)
@@ -64,8 +71,10 @@ def run(
     finally:
         posix.close(in_read)
         posix.close(out_write)
+        if cwd_fd >= 0:
+            posix.close(cwd_fd)
     try:
-        stderr, timed_out = _exchange(pid, in_write, out_read, stdin, timeout, started)
+        stderr, timed_out = _exchange(pidfd, in_write, out_read, stdin, timeout, started, watched)
     except BaseException:
         posix.kill(pid, kernel.SIGKILL)  # not reaped yet, so the pid is still its own
         posix.waitpid(pid, 0)
@@ -75,8 +84,22 @@ def run(
     return Result(code, stderr.decode("utf-8", "replace"), time.monotonic() - started)
 
 
+def _open_directory(path: str) -> int:
+    flags = posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC
+    try:
+        return posix.open(path, flags)
+    except OSError:
+        return posix.open("/", flags)
+
+
 def _exchange(
-    pid: int, in_write: int, out_read: int, stdin: bytes, timeout: float | None, started: float
+    pidfd: int,
+    in_write: int,
+    out_read: int,
+    stdin: bytes,
+    timeout: float | None,
+    started: float,
+    watched: int,
 ) -> tuple[bytes, bool]:
     """Feed stdin and collect output until the program has ended or its time is over.
 
@@ -84,9 +107,7 @@ def _exchange(
     """
     output = b""
     timed_out = ended = False
-    pidfd = -1
     try:
-        pidfd = kernel.pidfd_open(pid)
         posix.set_blocking(in_write, False)
         posix.set_blocking(out_read, False)
         poll = select.poll()
@@ -94,6 +115,8 @@ def _exchange(
         poll.register(out_read, select.POLLIN)
         if interrupt.fd() >= 0:
             poll.register(interrupt.fd(), select.POLLIN)
+        if watched >= 0:
+            poll.register(watched, select.POLLIN)
         if stdin:
             poll.register(in_write, select.POLLOUT)
         else:
@@ -120,6 +143,9 @@ def _exchange(
                         poll.unregister(in_write)
                         posix.close(in_write)
                         in_write = -1
+                elif fd == watched:
+                    kernel.pidfd_send_signal(pidfd, kernel.SIGKILL)
+                    poll.unregister(watched)
                 else:
                     interrupt.check()
         output, _ = _read(out_read, output)

@@ -9,6 +9,8 @@
 
 struct oc_spawn {
 	int exe_fd;
+	const char *path; /* executed instead of exe_fd, when given */
+	int cwd_fd;	  /* becomes the working directory; -1 leaves it */
 	char **argv;
 	char **env;
 	const int *keep_fds; /* their FD_CLOEXEC is cleared in the child; all others are closed */

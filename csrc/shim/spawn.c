@@ -152,6 +152,11 @@ static void child_main(struct child *child)
 	for (int sig = 1; sig <= SIGNALS; sig++)
 		raw(SYS_rt_sigaction, sig, (long)&standard, 0, sizeof(none), 0);
 
+	if (spawn->cwd_fd >= 0) {
+		result = raw(SYS_fchdir, spawn->cwd_fd, 0, 0, 0, 0);
+		if (result < 0)
+			leave(child, result);
+	}
 	result = place_stdio(spawn->stdio);
 	if (result < 0)
 		leave(child, result);
@@ -166,8 +171,12 @@ static void child_main(struct child *child)
 			leave(child, result);
 	}
 	raw(SYS_rt_sigprocmask, SIG_SETMASK, (long)&none, 0, sizeof(none), 0);
-	result = raw(SYS_execveat, spawn->exe_fd, (long)"", (long)spawn->argv, (long)spawn->env,
-		     0x1000 /* AT_EMPTY_PATH */);
+	if (spawn->path)
+		result = raw(SYS_execve, (long)spawn->path, (long)spawn->argv, (long)spawn->env, 0,
+			     0);
+	else
+		result = raw(SYS_execveat, spawn->exe_fd, (long)"", (long)spawn->argv,
+			     (long)spawn->env, 0x1000 /* AT_EMPTY_PATH */);
 	leave(child, result);
 }
 
