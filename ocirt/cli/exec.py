@@ -92,6 +92,8 @@ def build_process(container: Container, values: dict[str, Any], command: list[st
         process = load(values["process"])
         if any(name in values for name in MERGED):
             check_process(process)  # before something is added to it
+        if isinstance(process, dict):
+            _inherit(process, container)
     else:
         if not command:
             raise OcirtError("exec args cannot be empty")
@@ -115,6 +117,20 @@ def build_process(container: Container, values: dict[str, Any], command: list[st
     if "cap" in values:
         process["capabilities"] = _capabilities(process.get("capabilities") or {}, values["cap"])
     return process
+
+
+def _inherit(process: dict[str, Any], container: Container) -> None:
+    """What --process FILE leaves out and the container's own process has, as with runc.
+
+    Only these: rlimits, noNewPrivileges and the rest are as the file says. Capabilities that are
+    given as {} are none.
+    """
+    own = container.spec.get("process") or {}
+    if process.get("capabilities") is None and own.get("capabilities") is not None:
+        process["capabilities"] = own["capabilities"]
+    for label in ("apparmorProfile", "selinuxLabel"):
+        if not process.get(label) and own.get(label):
+            process[label] = own[label]
 
 
 def _user(user: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ocirt.cli.exec import build_process
 from tests.lib.leaks import cgroups_named
 from tests.lib.runtime import end
 
@@ -239,3 +241,58 @@ def test_a_pid_file_is_not_written_through_a_link(runtime, bundle, tmp_path):
     assert not (tmp_path / "pid").is_symlink()
     assert (tmp_path / "pid").read_text() == str(runtime.state(container_id)["pid"])
     assert not (tmp_path / ".pid.new").exists()
+
+
+# What exec --process FILE leaves out
+
+
+STATUS = {
+    "args": ["/bin/sh", "-c", "grep -E '^(Cap|NoNewPrivs)' /proc/self/status; ulimit -n"],
+    "cwd": "/",
+    "env": ["PATH=/bin"],
+    "user": {"uid": 0, "gid": 0},
+}
+CAP_KILL, CAP_CHOWN = 1 << 5, 1 << 0
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "mask"),
+    [
+        ({}, (), CAP_KILL),
+        ({"capabilities": {}}, (), 0),
+        ({"capabilities": {name: ["CAP_CHOWN"] for name in ("bounding", "permitted")}}, (), CAP_CHOWN),
+        ({}, ("--cap", "CAP_CHOWN"), CAP_KILL | CAP_CHOWN),
+    ],
+)
+def test_a_process_file_without_capabilities_gets_the_containers(
+    runtime, bundle, tmp_path, given, options, mask
+):
+    process = bundle.spec["process"]
+    process["capabilities"] = {name: ["CAP_KILL"] for name in ("bounding", "permitted", "effective")}
+    process["noNewPrivileges"] = True
+    process["rlimits"] = [{"type": "RLIMIT_NOFILE", "hard": 77, "soft": 77}]
+    container_id = runtime.start_bundle(bundle.args("/bin/sleep", "600"))
+    (tmp_path / "process.json").write_text(json.dumps({**STATUS, **given}))
+    done = runtime("exec", *options, "--process", tmp_path / "process.json", container_id, check=True)
+    *lines, files = done.stdout.splitlines()
+    values = dict(line.split(":\t") for line in lines)
+    assert [int(values[name], 16) for name in ("CapPrm", "CapBnd")] == [mask, mask]
+    assert values["NoNewPrivs"] == "0"  # as the file says, which does not say it
+    assert files != "77"
+
+
+class Confined:
+    """As much of a container as build_process needs; no test machine has both security modules."""
+
+    spec = {"process": {"apparmorProfile": "profile", "selinuxLabel": "label"}}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("given", [{}, {"apparmorProfile": "", "selinuxLabel": ""}])
+def test_a_process_file_without_labels_gets_the_containers(tmp_path, given):
+    path = tmp_path / "process.json"
+    path.write_text(json.dumps({**STATUS, **given}))
+    process = build_process(Confined(), {"process": str(path)}, [])
+    assert (process["apparmorProfile"], process["selinuxLabel"]) == ("profile", "label")
+    path.write_text(json.dumps({**STATUS, "apparmorProfile": "other", "selinuxLabel": "own"}))
+    process = build_process(Confined(), {"process": str(path)}, [])
+    assert (process["apparmorProfile"], process["selinuxLabel"]) == ("other", "own")
