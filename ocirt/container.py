@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ocirt.options import CreateOptions, ExecOptions
 
 S_IFMT, S_IFDIR = 0o170000, 0o040000
+SIGILL = 4
 KILL_WAIT = 10.0  # seconds for a killed container to be gone
 
 
@@ -554,6 +555,10 @@ class Container:
         """Wait for the init process, which must be our child; 128 + N when signal N ended it."""
         if self.exit_status is None:
             self.exit_status = wait_for(self.pidfd)
+            if self.exit_status == 128 + SIGILL:
+                from ocirt.explain import end_by_profile
+
+                self.warnings += end_by_profile(self.spec)
         return self.exit_status
 
 

@@ -9,6 +9,8 @@ from ocirt import kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ocirt.context import Context
 
 CLD_EXITED, CLD_KILLED = 1, 2
@@ -40,6 +42,18 @@ def init_died(status: tuple[int, int, int] | None, ctx: Context) -> str:
         if killed:
             return f"linux.resources.memory.limit: {limit} bytes are too few to start in: out of memory"
     return text
+
+
+def end_by_profile(spec: dict[str, Any]) -> list[str]:
+    """What to say of an end by SIGILL: ocirt-init's where it may neither execute nor exit."""
+    seccomp = (spec.get("linux") or {}).get("seccomp")
+    passing = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
+    if not seccomp or seccomp["defaultAction"] in passing:
+        return []
+    for rule in seccomp.get("syscalls") or []:
+        if "exit_group" in rule["names"] and rule["action"] in passing:
+            return []
+    return ["linux.seccomp: the profile does not allow exit_group: SIGILL was the end, perhaps before execve"]
 
 
 def executable_hint(ctx: Context, command: str, error: int, call: str) -> str:
