@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
+from ocirt import interrupt, kernel
 from ocirt.spawn import run
 
 ENV = {b"PATH": b"/usr/bin:/bin"}
@@ -43,6 +46,39 @@ def test_a_program_is_killed_when_its_time_is_over() -> None:
     started = time.monotonic()
     assert run(["/bin/sleep", "100"], ENV, timeout=0.1).describe() == "timed out"
     assert time.monotonic() - started < 5
+
+
+def test_a_signal_ends_it_once(tmp_path: Path) -> None:
+    """Blocked and armed as in the foreground: killed and reaped at once, and no undo is disturbed."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    signals = kernel.signalfd([signal.SIGHUP])
+    interrupt.arm(signals)
+    try:
+        interrupt.check()
+        script = f"echo $$ >{tmp_path}/pid; kill -HUP $PPID; exec sleep 100"
+        with pytest.raises(interrupt.Interrupted, match="interrupted by signal 1") as caught:
+            run(["/bin/sh", "-c", script], ENV)
+        assert caught.value.exit_status == 129
+        assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert run(["/bin/true"], ENV).status == 0
+    finally:
+        interrupt.disarm()
+        interrupt.read_signal(signals)
+        os.close(signals)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def test_it_is_killed_and_reaped_whatever_is_raised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_arguments: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr("ocirt.spawn._read", fail)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(MemoryError):
+        run(["/bin/sh", "-c", f"echo $$ | tee {tmp_path}/pid; exec sleep 100"], ENV)
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_daemon_that_keeps_the_output_open_is_not_waited_for() -> None:
