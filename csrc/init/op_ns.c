@@ -28,13 +28,16 @@ long op_fork(const u64 *arg)
 		return fail("clone", pid);
 	SYS(close, pipe[pid ? 0 : 1]);
 	if (pid) {
-		send_report(MESSAGE_PID, init.step, 0, pid, NULL);
+		if (!send_report(MESSAGE_PID, init.step, 0, pid, NULL))
+			SYS(write, pipe[1], "", 1);
 		for (;;)
 			exit_process(0);
 	}
 	do
 		error = SYS(read, pipe[0], &byte, 1);
 	while (error == -EINTR);
+	if (error != 1) /* stage 1 was killed first: nobody knows us */
+		exit_process(1);
 	SYS(close, pipe[0]);
 	return 0;
 }
