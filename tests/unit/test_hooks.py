@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 
 import pytest
@@ -147,3 +148,14 @@ def test_output_of_a_daemon_that_stays_does_not_hold_us(tmp_path):
     run({"path": path})
     os.kill(int((tmp_path / "pid").read_text()), 9)
     assert time.monotonic() - began < 2
+
+
+def test_a_hook_ends_with_the_init_that_waits_for_it():
+    init = subprocess.Popen(["true"])
+    pidfd = os.pidfd_open(init.pid)
+    init.wait()
+    began = time.monotonic()
+    with pytest.raises(HookFailed, match="killed by signal 9"):
+        hooks.run_hooks("prestart", [{"path": "/bin/sleep", "args": ["sleep", "9"]}], STATE, init=pidfd)
+    os.close(pidfd)
+    assert time.monotonic() - began < 5
