@@ -37,11 +37,11 @@ def encode(kind: str, name: str, level: str, message: str) -> bytes:
     priority = PRIORITIES[level]
     message = message.replace("\n", " ")
     if kind == "syslog":
-        return f"<{LOG_DAEMON | priority}>{name}[{posix.getpid()}]: {message}".encode()
+        return f"<{LOG_DAEMON | priority}>{name}[{posix.getpid()}]: {message}".encode("utf-8", "backslashreplace")
     fields = (
         ("MESSAGE", message),
         ("PRIORITY", str(priority)),
         ("SYSLOG_IDENTIFIER", name),
         ("SYSLOG_PID", str(posix.getpid())),
     )
-    return "".join(f"{key}={value}\n" for key, value in fields).encode()
+    return "".join(f"{key}={value}\n" for key, value in fields).encode("utf-8", "backslashreplace")

@@ -41,7 +41,7 @@ def start_time(pid: int | str) -> int:
 def process_state(pid: int | str) -> str:
     """R, S, D, Z, T, ... as in ps(1); "" when there is no such process."""
     try:
-        return stat_fields(pid)[0].decode()
+        return stat_fields(pid)[0].decode("utf-8", "replace")
     except (FileNotFoundError, ProcessLookupError):
         return ""
 
@@ -118,13 +118,13 @@ class Mount:
         fields = before.split(b" ")
         self.id = int(fields[0])
         self.parent = int(fields[1])
-        self.device = fields[2].decode()
+        self.device = fields[2].decode("utf-8", "surrogateescape")
         self.root = _unescape(fields[3])
         self.mount_point = _unescape(fields[4])
-        self.options = fields[5].decode().split(",")
-        self.optional = [field.decode() for field in fields[6:]]
+        self.options = fields[5].decode("utf-8", "surrogateescape").split(",")
+        self.optional = [field.decode("utf-8", "surrogateescape") for field in fields[6:]]
         kind, source, options = [*after.split(b" ", 2), b"", b""][:3]
-        self.fstype = kind.decode()
+        self.fstype = kind.decode("utf-8", "surrogateescape")
         self.source = _unescape(source)
         self.super = _unescape(options).split(",")
 

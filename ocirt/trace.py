@@ -82,7 +82,7 @@ class Trace:
         document = {"displayTimeUnit": "ms", "traceEvents": names + self.events}
         fd = posix.open(self.path, FLAGS, 0o644)
         try:
-            data = memoryview(dumps(document).encode())
+            data = memoryview(dumps(document).encode("utf-8", "surrogateescape"))
             while data:
                 data = data[posix.write(fd, data) :]
         finally:

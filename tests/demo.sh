@@ -1,9 +1,9 @@
 #!/bin/sh
 # The main job on real input: a bundle from Debian's busybox, its plan, a run, and what is in force.
-# Called by `make demo`, which installs what is missing first. Arguments: the ocirt command.
+# Called by `make demo`, which installs what is missing first; $OCIRT is the command.
 set -eu
-ocirt=${1:-.venv/bin/ocirt}
-python=${2:-.venv/bin/python}
+ocirt=${OCIRT:-.venv/bin/ocirt}
+python=.venv/bin/python
 work=$(mktemp -d /tmp/ocirt-demo.XXXXXX)
 id=demo-$$
 trap '"$ocirt" --root "$work/state" delete --force "$id" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT

@@ -40,12 +40,8 @@ def text(value):
     """No NUL and no half of a surrogate pair."""
     if "\\0" in value:
         return False
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return False
-    return True
+    # Without the codec registry, which the launcher's core interpreter does not have.
+    return value.isascii() or value.encode("utf-8", "replace") == value.encode("utf-8", "surrogatepass")
 
 
 def made_of(letters):
