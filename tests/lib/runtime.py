@@ -18,7 +18,7 @@ _numbers = itertools.count(1)
 
 def installed_ocirt() -> Path:
     """$OCIRT, or the command installed beside this Python."""
-    path = Path(os.environ.get("OCIRT") or Path(sys.executable).with_name("ocirt"))
+    path = Path(os.environ.get("OCIRT") or Path(sys.executable).with_name("ocirt")).absolute()
     assert path.is_file(), f"{path} is missing: `make dev` installs it"
     return path
 
