@@ -67,6 +67,7 @@ def test_root_with_few_fields() -> None:
         ("enter_cwd", b"/"),
         ("capset", KILL, KILL, 0),
         ("find_executable", [b"sh"], [b"PATH=/bin", b"HOME=/home"]),
+        ("close_others", 3, -1),
         ("sync", 4),
         ("close_range", 3, 0xFFFFFFFF, kernel.CLOSE_RANGE_CLOEXEC),
         ("exec_follows",),
@@ -81,7 +82,7 @@ def test_a_user_with_everything() -> None:
         {"user": user, "capabilities": sets, "noNewPrivileges": True, "cwd": "/home/user"},
         linux={"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}},
     )
-    assert compiled(ctx)[:-5] == [
+    assert compiled(ctx)[:-6] == [
         ("chown_stdio", 1000, 0xFFFFFFFF),
         ("prctl", NO_NEW_PRIVS, 1, 0, 0, 0),
         ("bounding_set", KILL),
@@ -96,7 +97,8 @@ def test_a_user_with_everything() -> None:
         ("ambient", KILL),
         ("find_executable", [b"sh"], [b"PATH=/bin", b"HOME=/home"]),
     ]
-    assert [op.kind for op in ctx.plan.ops[-5:]] == [
+    assert [op.kind for op in ctx.plan.ops[-6:]] == [
+        "close_others",
         "sync",
         "close_range",
         "exec_follows",
@@ -278,7 +280,7 @@ def test_else_the_init_does_it_when_all_else_is_done(monkeypatch: pytest.MonkeyP
     ctx = context({"rlimits": LIMITS}, euid=0)
     ops = compiled(ctx)
     assert list(ctx.plan.actions_at("READY")) == []
-    start = [op[0] for op in ops].index("sync") - 2
+    start = [op[0] for op in ops].index("close_others") - 2
     assert ops[start : start + 2] == [
         ("prlimit64", 0, 7, struct.pack("<QQ", 100, 200), 0),
         ("prlimit64", 0, 4, struct.pack("<QQ", 0, 2**64 - 1), 0),
