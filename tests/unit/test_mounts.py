@@ -9,6 +9,7 @@ import pytest
 
 from ocirt import mounts
 from ocirt.errors import SpecError, Unsupported
+from ocirt.plan import SYNC_SOURCES
 from tests.lib.compiled import MOUNT, NEXT, ROOT, TARGET, V1, V2, context, kinds_of, ops
 
 RO, NOSUID, NODEV, NOEXEC, NOATIME, ATIME = 1, 2, 4, 8, 0x10, 0x70
@@ -97,15 +98,23 @@ def test_a_bind_mount_needs_a_source():
         applied({"destination": "/d", "options": ["bind"]})
 
 
-@pytest.mark.parametrize("kinds", [("mount", "user")])
-def test_root_opens_sources_that_the_containers_root_may_not_reach(kinds):
-    ctx = applied({**BIND, "options": ["bind"]}, kinds=kinds)
-    assert kinds_of(ctx) == ["target_like", "move_mount"]
-    assert repr(ctx.plan.handles[-1]) == "<source /s>"
-    joined = applied({**BIND, "options": ["bind"]}, join={"user": "/u"})
-    assert kinds_of(joined) == ["target_like", "move_mount"]
-    user = applied({**BIND, "options": ["bind"]}, kinds=kinds, facts={"euid": 1000})
-    assert kinds_of(user) == ["open_tree", "target_like", "move_mount"]
+@pytest.mark.parametrize("more", [{"kinds": ("mount", "user")}, {"join": {"user": "/u"}}])
+def test_root_opens_sources_that_the_containers_root_may_not_reach(more):
+    entry = {**BIND, "options": ["bind"]}
+    ctx = applied(entry, {**entry, "source": "t", "options": ["rbind"]}, **more)
+    assert ops(ctx)[:3] == [
+        ("sync", "mounts", SYNC_SOURCES),
+        ("receive_fd", F, MOUNT),
+        ("target_like", F, TARGET, ROOT, b"/d", MOUNT),
+    ]
+    assert kinds_of(ctx)[3:] == ["move_mount", "receive_fd", "target_like", "move_mount"]
+    assert [(path, flags) for _, _, path, flags in ctx.sources] == [(b"/s", CLONE), (b"/b/t", CLONE | TREE)]
+    assert len(list(ctx.plan.actions_at("SOURCES"))) == 1
+
+
+def test_an_ordinary_user_opens_the_sources_inside():
+    ctx = applied({**BIND, "options": ["bind"]}, kinds=("mount", "user"), facts={"euid": 1000})
+    assert kinds_of(ctx) == ["open_tree", "target_like", "move_mount"]
 
 
 @pytest.mark.parametrize("destination", ["data", "data/", "./data"])
