@@ -120,7 +120,6 @@ def process(spec: dict[str, Any]) -> Remarks:
 
 def mounts(spec: dict[str, Any]) -> Remarks:
     seen: dict[str, int] = {}
-    has_namespace = namespace_path(spec, "mount") is not None
     for i, mount in enumerate(spec.get("mounts") or ()):
         destination = mount["destination"]
         if not destination.startswith("/"):
@@ -128,14 +127,13 @@ def mounts(spec: dict[str, Any]) -> Remarks:
                 f"mounts[{i}].destination",
                 f"{destination!r} is relative (deprecated); taken from /",
             )
-        if not has_namespace:
-            yield f"mounts[{i}]", "will appear on the host: the container has no mount namespace of its own"
-        clean = "/" + "/".join(part for part in destination.split("/") if part not in ("", "."))
-        for earlier, j in seen.items():
-            if earlier == clean or earlier.startswith(clean.rstrip("/") + "/"):
-                yield f"mounts[{i}]", f"covers mounts[{j}] ({earlier})"
-        seen[clean] = i
         options = mount.get("options") or []
+        if "remount" not in options:
+            clean = "/" + "/".join(part for part in destination.split("/") if part not in ("", "."))
+            for earlier, j in seen.items():
+                if earlier == clean or earlier.startswith(clean + "/"):
+                    yield f"mounts[{i}]", f"covers mounts[{j}] ({earlier})"
+            seen[clean] = i
         for one, other in OPPOSITES:
             if one in options and other in options:
                 last = max(one, other, key=lambda option: len(options) - 1 - options[::-1].index(option))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ocirt.errors import SpecError
 from ocirt.spec.check import check, warnings
 from ocirt.spec.example import example, rootless_example
 from ocirt.spec.unusual import unknown_members
@@ -79,7 +80,7 @@ def test_example_gives_no_remark(spec):
             "mounts[1].options: shared, rslave contradict each other; rslave wins",
         ),
         ("mounts.4.destination", "/dev/", "mounts[4]: covers mounts[1] (/dev)"),
-        ("mounts.5.destination", "/", "mounts[5]: covers mounts[0] (/proc)"),
+        ("mounts.5.destination", "/dev//.", "mounts[5]: covers mounts[1] (/dev)"),
         ("mounts.5.type", "bind", "mounts[5].type: bind as a type does not make a bind mount"),
         ("annotations", {"": "x"}, "annotations: a key is empty"),
         ("linux.maskedPaths", ["proc/kcore"], "linux.maskedPaths[0]: 'proc/kcore' is relative"),
@@ -109,11 +110,6 @@ def test_example_gives_no_remark(spec):
             {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": [], "action": "SCMP_ACT_LOG"}]},
             "linux.seccomp.syscalls[0].names: is empty",
         ),
-        (
-            "linux.namespaces",
-            [{"type": "mount"}, {"type": "uts", "path": "/proc/self/ns/uts"}],
-            "linux.namespaces: the uts namespace to join is the runtime's own",
-        ),
     ],
 )
 def test_remark(path, value, says):
@@ -127,13 +123,45 @@ def test_console_size_without_terminal_has_no_effect():
     assert remarks(change) == ["process.consoleSize: has no effect without process.terminal"]
 
 
-def test_mounts_without_mount_namespace_appear_on_the_host():
+def test_a_root_without_a_mount_namespace_cannot_be_read_only():
     def change(spec):
-        spec["linux"] = {"namespaces": [{"type": "uts"}]}
+        spec.update(mounts=[], linux={"namespaces": [{"type": "uts"}]})
 
-    told = remarks(change)
-    assert "mounts[0]: will appear on the host: the container has no mount namespace of its own" in told
-    assert "root.readonly: cannot be done without a mount namespace" in told
+    assert remarks(change) == ["root.readonly: cannot be done without a mount namespace"]
+
+
+def test_a_namespace_to_join_that_is_the_runtimes_own():
+    def change(spec):
+        del spec["hostname"]
+        spec["linux"]["namespaces"] = [{"type": "mount"}, {"type": "uts", "path": "/proc/self/ns/uts"}]
+
+    assert "linux.namespaces: the uts namespace to join is the runtime's own" in remarks(change)
+
+
+@pytest.mark.parametrize("destination", ["/", "/dev"])
+def test_a_remount_covers_nothing(destination):
+    def change(spec):
+        spec["mounts"].append({"destination": destination, "options": ["remount", "ro"]})
+
+    assert remarks(change) == []
+
+
+def reach_the_host(spec):
+    spec["linux"]["namespaces"] = [{"type": "mount"}, {"type": "uts", "path": "/proc/self/ns/uts"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        (set_to("mounts.5.destination", "/"), "mounts[5].destination: is the root itself"),
+        (set_to("linux", {"namespaces": [{"type": "uts"}]}), "mounts: needs a mount namespace"),
+        (reach_the_host, "hostname: needs a uts namespace"),
+    ],
+)
+def test_what_would_change_the_host_or_hide_the_root_is_no_mere_remark(change, refusal):
+    with pytest.raises(SpecError) as caught:
+        remarks(change)
+    assert str(caught.value).startswith(refusal)
 
 
 def test_names_given_by_the_user_are_not_unknown():
