@@ -362,13 +362,16 @@ def test_exec_does_not_change_the_containers_own_process():
     assert json.dumps(BASE) == before
 
 
-def test_exec_takes_a_process_from_a_file(tmp_path):
+@pytest.mark.parametrize("given", [{}, {"capabilities": {}}, {"capabilities": {"bounding": ["CAP_CHOWN"]}}])
+def test_exec_takes_a_process_from_a_file(tmp_path, given):
+    """What it says, and the container's capabilities if it says nothing of them."""
     path = tmp_path / "process.json"
-    path.write_text(json.dumps({"args": ["id"], "cwd": "/", "terminal": True}))
+    path.write_text(json.dumps({"args": ["id"], "cwd": "/", "terminal": True, **given}))
     assert build_process(Known(BASE), {"process": str(path)}, []) == {
         "args": ["id"],
         "cwd": "/",
         "terminal": True,
+        "capabilities": given.get("capabilities", BASE["capabilities"]),
     }
 
 
