@@ -239,14 +239,23 @@ def test_a_machine_that_lost_its_power_while_state_was_written(runtime: Runtime,
         assert not directory.exists()
 
 
-def test_a_state_of_another_version_is_left_alone(runtime: Runtime) -> None:
+def test_a_state_of_another_version_is_deleted_by_force_only(runtime: Runtime) -> None:
+    """And without a signal to the pid that it names, which may be anybody's."""
+    stranger = subprocess.Popen(["sleep", "60"])
     directory = runtime.root / "other"
     directory.mkdir(parents=True, mode=0o700)
-    (directory / "state.json").write_text(json.dumps({"format": 999, "pid": 1}))
-    done = runtime("delete", "--force", "other")
-    assert done.returncode == 1
-    assert "another version" in done.stderr
-    assert (directory / "state.json").exists()
+    (directory / "state.json").write_text(json.dumps({"format": 999, "pid": stranger.pid}))
+    try:
+        done = runtime("delete", "other")
+        assert done.returncode == 1
+        assert "another version" in done.stderr
+        assert (directory / "state.json").exists()
+        runtime("delete", "--force", "other", check=True)
+        assert not directory.exists()
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_a_terminal_that_is_hung_up_ends_and_deletes_the_container(runtime: Runtime, bundle: Bundle) -> None:
