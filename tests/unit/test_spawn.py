@@ -76,7 +76,7 @@ def test_it_is_killed_and_reaped_whatever_is_raised(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("ocirt.spawn._read", fail)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(MemoryError):
-        run(["/bin/sh", "-c", f"echo $$ | tee {tmp_path}/pid; exec sleep 100"], ENV)
+        run(["/bin/sh", "-c", f"echo $$ >{tmp_path}/pid; echo; exec sleep 100"], ENV)
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
     assert os.listdir("/proc/self/fd") == before
 
