@@ -37,7 +37,8 @@ def encode(kind: str, name: str, level: str, message: str) -> bytes:
     priority = PRIORITIES[level]
     message = message.replace("\n", " ")
     if kind == "syslog":
-        return f"<{LOG_DAEMON | priority}>{name}[{posix.getpid()}]: {message}".encode("utf-8", "backslashreplace")
+        line = f"<{LOG_DAEMON | priority}>{name}[{posix.getpid()}]: {message}"
+        return line.encode("utf-8", "backslashreplace")
     fields = (
         ("MESSAGE", message),
         ("PRIORITY", str(priority)),
