@@ -12,6 +12,7 @@ import pytest
 
 from ocirt.host import Host
 from tests.lib.bundle import Bundle, Probe
+from tests.lib.declared import missing
 from tests.lib.runtime import PREFIX, Runtime, end
 
 pytestmark = pytest.mark.root
@@ -36,13 +37,14 @@ def probe(runtime: Runtime, bundle: Bundle) -> Probe:
 def group_of(pid: int, controller: str) -> Path:
     """The directory with the files of a controller for a process."""
     host = Host()
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if host.cgroup_layout == "v2":
-            return Path(host.unified_mount + path)
-        if controller in controllers.split(","):
-            return Path(host.v1_hierarchies[controllers] + path)
-    pytest.skip(f"no {controller} controller here")
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    if host.cgroup_layout == "v2":
+        return Path(host.unified_mount + lines[0][2])
+    found = [(names, path) for _, names, path in lines if controller in names.split(",")]
+    if not found:
+        missing(f"no {controller} controller here")
+    names, path = found[0]
+    return Path(host.v1_hierarchies[names] + path)
 
 
 def groups_named(name: str) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.lib.bundle import Probe
+from tests.lib.declared import missing
 
 pytestmark = pytest.mark.root
 # For what stays behind: it would hold the pipe open that its output is read from.
@@ -483,7 +484,7 @@ def test_exec_detach_returns_while_the_process_runs(runtime, sleeper, tmp_path):
 def test_exec_joins_a_group_below_the_containers(runtime, sleeper):
     groups = [Path(path) / "below" for path in Path("/sys/fs/cgroup").glob(f"pids/{sleeper}")]
     if not groups:
-        pytest.skip("no pids hierarchy of cgroup v1")
+        missing("no pids hierarchy of cgroup v1")
     groups[0].mkdir()
     done = runtime("exec", "--cgroup", "pids:below", sleeper, "cat", "/proc/self/cgroup", check=True)
     assert f":pids:/{sleeper}/below\n" in done.stdout

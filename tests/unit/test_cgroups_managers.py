@@ -16,6 +16,7 @@ from ocirt.cgroups import manager as managers
 from ocirt.cgroups import v1, v2
 from ocirt.errors import CgroupError, SpecError, Unsupported
 from ocirt.host import Host
+from tests.lib.declared import missing
 
 
 def fake_host(tmp_path: Path, **facts) -> SimpleNamespace:
@@ -145,10 +146,10 @@ def test_hybrid_takes_from_cgroup2_what_v1_does_not_have(tmp_path):
 def groups():
     """A manager for groups of this test's own; whatever happens they are gone afterwards."""
     if os.geteuid() != 0:
-        pytest.skip("needs root")
+        missing("needs root")
     host = Host()
     if host.cgroup_layout not in ("v1", "hybrid"):
-        pytest.skip("needs cgroup v1")
+        missing("needs cgroup v1")
     made = []
     found = v1.choose(host, f"/ocirt-test-{os.getpid()}/box", "box", rootless=False)
     yield found, made
@@ -346,7 +347,7 @@ def test_a_failed_create_leaves_nothing(groups):
 def group2():
     """A group of this test's own in cgroup2."""
     if os.geteuid() != 0 or not Host().unified_mount:
-        pytest.skip("needs root and cgroup2")
+        missing("needs root and cgroup2")
     top = Host().unified_mount
     found = v2.V2Manager(f"{top}/ocirt-test-{os.getpid()}/box", top)
     made = []

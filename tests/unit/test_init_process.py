@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ocirt import kernel
+from tests.lib.declared import missing
 from tests.lib.initrun import Result, Sandbox, user_directory
 
 ALL = (1 << 64) - 1
@@ -346,7 +347,7 @@ def test_the_session_and_the_umask_are_set(root: Path) -> None:
 
 def test_stdio_is_given_to_the_user_but_for_devices_of_all(root: Path) -> None:
     if os.geteuid() != 0:
-        pytest.skip("needs root: to give a file away")
+        missing("needs root: to give a file away")
     before = os.stat("/dev/null").st_uid
     null = os.open("/dev/null", os.O_RDWR)
     with (root / "out").open("wb") as out:
