@@ -8,7 +8,7 @@ import time
 from errno import ECONNREFUSED, ENOENT, ENOTDIR, ESRCH
 
 from ocirt import kernel, state
-from ocirt.errors import InitDied, NotFound, OcirtError, SpecError, StepError, WrongState
+from ocirt.errors import InitDied, NotFound, OcirtError, SpecError, StepError, Unsupported, WrongState
 from ocirt.state import StateDir
 
 TYPE_CHECKING = False
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ocirt.cgroups.freezer import Freezer
     from ocirt.context import Context
     from ocirt.launch import Launch
     from ocirt.options import CreateOptions, ExecOptions
+
+    Pids = list[int]  # in the class, list is a method
 
 S_IFMT, S_IFDIR = 0o170000, 0o040000
 SIGILL = 4
@@ -190,11 +193,14 @@ class Container:
 
     @property
     def status(self) -> str:
-        """creating, created, running or stopped: read off the process, not remembered."""
+        """creating, created, running, paused or stopped: read off the process, not remembered."""
         if not self.saved["pid"]:
             return self._status_without_pid()
         if not self._alive():
             return "stopped"
+        freezer = self._freezer()
+        if freezer is not None and freezer.is_paused():
+            return "paused"
         try:
             posix.stat(f"{self.root}/{self.id}/start")
         except FileNotFoundError:
@@ -256,7 +262,38 @@ class Container:
 
         return cgroups.load(saved)
 
+    def _freezer(self) -> Freezer | None:
+        from ocirt.cgroups.freezer import freezer_of
+
+        return freezer_of((self.saved.get("cgroup") or {}).get("paths") or {})
+
+    def pids(self) -> Pids:
+        """All processes of the container. Raises Unsupported where they cannot be told from others."""
+        if not self.pid:
+            return []
+        manager = self.manager()
+        if manager is not None and manager.groups():
+            pids: Pids = manager.pids()
+            return pids
+        if not self.saved["pidNamespace"]:
+            raise Unsupported("pids", "a cgroup or a pid namespace of the container's own")
+        from ocirt.procfs import pids_of_namespace
+
+        return pids_of_namespace(self.saved["pid"])
+
     # Changing
+
+    def pause(self) -> None:
+        """Stop all processes of a created or running container until resume()."""
+        from ocirt.freeze import pause
+
+        pause(self)
+
+    def resume(self) -> None:
+        """Let the processes of a paused container go on."""
+        from ocirt.freeze import resume
+
+        resume(self)
 
     def start(self) -> None:
         """Let the user's program run (runtime.md, Start). Raises WrongState, or what failed."""
@@ -266,6 +303,8 @@ class Container:
             status = self.status if self.saved["pid"] else "stopped"
             if status == "running":
                 raise WrongState(status, "created", "cannot start an already running container")
+            if status == "paused":
+                raise WrongState(status, "created", "cannot start a container in the paused state")
             if status != "created":
                 raise WrongState(status, "created", f"cannot start a container that has {status}")
             pidfd = kernel.pidfd_open(self.saved["pid"])
@@ -375,7 +414,7 @@ class Container:
         try:
             if not self._alive():
                 return False
-            kernel.pidfd_send_signal(pidfd, signal)
+            self._signal(pidfd, signal)
         except OSError as error:
             if error.errno == ESRCH:
                 return False
@@ -383,6 +422,14 @@ class Container:
         finally:
             posix.close(pidfd)
         return True
+
+    def _signal(self, pidfd: int, signal: int) -> None:
+        """To the init process. In the freezer of v1 not even SIGKILL ends one: it has to go on."""
+        kernel.pidfd_send_signal(pidfd, signal)
+        if signal == kernel.SIGKILL:
+            freezer = self._freezer()
+            if freezer is not None and freezer.is_paused():
+                freezer.thaw()
 
     def delete(self, *, force: bool = False) -> None:
         """Remove all that create made (runtime.md, Delete); force kills first.
@@ -461,7 +508,7 @@ class Container:
         try:
             if not self._alive():
                 return  # the pidfd may be that of a later owner of the pid
-            kernel.pidfd_send_signal(pidfd, kernel.SIGKILL)
+            self._signal(pidfd, kernel.SIGKILL)
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
             if not poll.poll(KILL_WAIT * 1000):
@@ -526,6 +573,10 @@ class Container:
             raise WrongState(status, "running", "cannot exec in a stopped container")
         if status == "creating":
             raise WrongState(status, "running", "cannot exec in a container that is being created")
+        freezer = self._freezer()
+        if not options.ignore_paused and freezer is not None and freezer.is_frozen():
+            text = "cannot exec in a paused container (use --ignore-paused to override)"
+            raise WrongState("paused", "running", text)
         trace = _open_trace(options)
         ctx = build_exec(self, process, options)
         launch = Launch(ctx.plan, ctx, trace=trace)

@@ -71,14 +71,24 @@ class CreateOptions(_Options):
 class ExecOptions(_Options):
     """cgroups: paths below the container's cgroup, CONTROLLER[,CONTROLLER]:PATH or PATH.
 
+    ignore_paused: also in a paused container, where the process waits for resume.
     console_socket, environment, pid_file, preserve_fds, trace: as for create.
     """
 
-    __slots__ = ("cgroups", "console_socket", "environment", "pid_file", "preserve_fds", "trace")
+    __slots__ = (
+        "cgroups",
+        "console_socket",
+        "environment",
+        "ignore_paused",
+        "pid_file",
+        "preserve_fds",
+        "trace",
+    )
     DEFAULTS = (
         ("cgroups", ()),
         ("console_socket", None),
         ("environment", ()),
+        ("ignore_paused", False),
         ("pid_file", None),
         ("preserve_fds", 0),
         ("trace", None),
@@ -87,6 +97,7 @@ class ExecOptions(_Options):
         cgroups: tuple[str, ...]
         console_socket: str | None
         environment: tuple[str, ...]
+        ignore_paused: bool
         pid_file: str | None
         preserve_fds: int
         trace: str | None

@@ -82,6 +82,20 @@ def wchan(pid: int | str) -> str:
     return "" if name == "0" else name
 
 
+def pids_of_namespace(pid: int) -> list[int]:
+    """The processes that are in the same pid namespace as this one, as we see them."""
+    namespace = posix.readlink(f"/proc/{pid}/ns/pid")
+    found = []
+    for name in posix.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if posix.readlink(f"/proc/{name}/ns/pid") == namespace:
+                    found.append(int(name))
+            except (FileNotFoundError, PermissionError, ProcessLookupError):
+                continue  # it has ended; another user's cannot be ours
+    return sorted(found)
+
+
 # cgroups
 
 

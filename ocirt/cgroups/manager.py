@@ -7,6 +7,7 @@ import time
 from errno import EACCES, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOTEMPTY, EPERM, EROFS, ESRCH
 
 from ocirt import kernel
+from ocirt.cgroups.freezer import freezer_of
 from ocirt.errors import CgroupError, SpecError, Unsupported
 
 TYPE_CHECKING = False
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 FIELD = "linux.resources"
 PATH_FIELD = "linux.cgroupsPath"
 REMOVE_WAIT = 3.0  # seconds for killed processes to leave a group
-FREEZE_WAIT = 2.0
 PIDFDS = 256  # held at once; a process may have 1024 fds
 DENIED = (EACCES, EPERM, EROFS)
 
@@ -141,13 +141,18 @@ class Manager:
 
     def freeze(self) -> bool:
         """Stop all processes; False if that is not possible here."""
-        return False
+        freezer = freezer_of(self.paths)
+        return freezer is not None and freezer.freeze()
 
     def thaw(self) -> None:
         """Let the processes go on."""
+        freezer = freezer_of(self.paths)
+        if freezer is not None:
+            freezer.thaw()
 
     def is_frozen(self) -> bool:
-        return False
+        freezer = freezer_of(self.paths)
+        return freezer is not None and freezer.is_frozen()
 
     def kill_all(self, signal: int) -> None:
         """Send a signal to every process; frozen meanwhile, so that none can fork away."""

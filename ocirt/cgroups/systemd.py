@@ -433,15 +433,6 @@ class SystemdManager(Manager):
     def pids(self, all: bool = True) -> list[int]:
         return self.files.pids(all)
 
-    def freeze(self) -> bool:
-        return self.files.freeze()
-
-    def thaw(self) -> None:
-        self.files.thaw()
-
-    def is_frozen(self) -> bool:
-        return self.files.is_frozen()
-
     def kill_all(self, signal: int) -> None:
         self.files.kill_all(signal)
 

@@ -8,13 +8,11 @@ The init joins by writing "0" into `tasks` itself: a single thread moves without
 from __future__ import annotations
 
 import posix
-import time
 from errno import EINVAL
 
 from ocirt.cgroups.manager import (
     DENIED,
     FIELD,
-    FREEZE_WAIT,
     Manager,
     check_empty,
     directory_opener,
@@ -87,9 +85,8 @@ class V1Manager(Manager):
                     for name in CPUSET_FILES:
                         _inherit(group, name)
         # A frozen group, or one below a frozen group, would stop the init for good.
-        freezer = self.paths.get("freezer")
-        if freezer and read_text(f"{freezer}/freezer.state") != "THAWED":
-            raise frozen_error(freezer)
+        if self.is_frozen():
+            raise frozen_error(self.paths.get("freezer") or self.paths[""])
 
     def lacks(self, controller: str) -> str:
         if self.rootless:
@@ -167,41 +164,6 @@ class V1Manager(Manager):
             if controller in self.paths:
                 return self.paths[controller]
         return super()._pids_directory()
-
-    def is_frozen(self) -> bool:
-        freezer = self.paths.get("freezer")
-        return bool(freezer) and read_text(f"{freezer}/freezer.state") in ("FROZEN", "FREEZING")
-
-    def freeze(self) -> bool:
-        """Written again until it holds: a process that forks meanwhile keeps it at FREEZING."""
-        freezer = self.paths.get("freezer")
-        if not freezer:
-            return False
-        deadline = time.monotonic() + FREEZE_WAIT
-        pause = 0.00002
-        try:
-            while True:
-                write_file(f"{freezer}/freezer.state", "FROZEN")
-                state = read_text(f"{freezer}/freezer.state")
-                if state == "FROZEN":
-                    return True
-                if not state:
-                    return False
-                if time.monotonic() > deadline:
-                    self.thaw()
-                    return False
-                time.sleep(pause)
-                pause = min(pause * 2, 0.01)
-        except FileNotFoundError:
-            return False
-
-    def thaw(self) -> None:
-        freezer = self.paths.get("freezer")
-        if freezer:
-            try:
-                write_file(f"{freezer}/freezer.state", "THAWED")
-            except FileNotFoundError:
-                pass  # the group is gone, and so are its processes
 
     def oom_kills(self) -> int:
         memory = self.paths.get("memory")

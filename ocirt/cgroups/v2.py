@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import posix
-import time
 from errno import EBUSY
 
 from ocirt import kernel, procfs
 from ocirt.cgroups.manager import (
     DENIED,
     FIELD,
-    FREEZE_WAIT,
     PATH_FIELD,
     Manager,
     NoCgroup,
@@ -69,11 +67,9 @@ class V2Manager(Manager):
 
     def create(self, undo: Undo) -> None:
         made = make_group(self.path, self.mount, undo)
-        # populated and frozen, the latter also for a group above.
-        events = read_text(f"{self.path}/cgroup.events").split("\n")
-        if not made and "populated 1" in events:
+        if not made and read_key(f"{self.path}/cgroup.events", "populated"):
             check_empty(self.path)
-        if "frozen 1" in events or read_text(f"{self.path}/cgroup.freeze") == "1":
+        if self.is_frozen():
             raise frozen_error(self.path)
         self.enable_controllers()
         self._check_type()
@@ -163,30 +159,6 @@ class V2Manager(Manager):
 
     def attach(self, pid: int) -> None:
         write_file(f"{self.path}/cgroup.procs", str(pid))
-
-    def is_frozen(self) -> bool:
-        return read_text(f"{self.path}/cgroup.freeze") == "1"
-
-    def freeze(self) -> bool:
-        deadline = time.monotonic() + FREEZE_WAIT
-        pause = 0.0001
-        try:
-            write_file(f"{self.path}/cgroup.freeze", "1")
-        except FileNotFoundError:
-            return False
-        while not read_key(f"{self.path}/cgroup.events", "frozen"):
-            if time.monotonic() > deadline:
-                self.thaw()
-                return False
-            time.sleep(pause)
-            pause = min(pause * 2, 0.01)
-        return True
-
-    def thaw(self) -> None:
-        try:
-            write_file(f"{self.path}/cgroup.freeze", "0")
-        except FileNotFoundError:
-            pass  # the group is gone, and so are its processes
 
     def kill_all(self, signal: int) -> None:
         if signal == kernel.SIGKILL:

@@ -34,7 +34,10 @@ VERBS = (
     "features",
     "kill",
     "list",
+    "pause",
     "plan",
+    "ps",
+    "resume",
     "run",
     "spec",
     "start",
@@ -123,8 +126,9 @@ def _main(call: Call, argv: list[str]) -> int:
         return NO_SUCH_VERB
     module = __import__(f"ocirt.cli.{name}", None, None, ("",))
     call.verb = name
-    # What follows exec's container id is the command, whose options are its own.
-    call.values, call.words = parse(words, {**HELP, **module.OPTIONS}, mixed=name != "exec")
+    # What follows the id of exec and ps is a command's, or options of the host's ps.
+    mixed = name not in ("exec", "ps")
+    call.values, call.words = parse(words, {**HELP, **module.OPTIONS}, mixed=mixed)
     if call.values.get("help"):
         from ocirt.cli.help import verb
 

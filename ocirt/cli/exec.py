@@ -5,7 +5,7 @@ from __future__ import annotations
 from ocirt.cli.create import pass_listen_fds, pidfd_sender
 from ocirt.cli.parse import BOOL, LIST, NUMBER, TEXT, expect
 from ocirt.container import Container
-from ocirt.errors import OcirtError, SpecError, WrongState
+from ocirt.errors import OcirtError, SpecError
 from ocirt.options import ExecOptions
 
 TYPE_CHECKING = False
@@ -47,12 +47,11 @@ def run(call: Call) -> int:
     expect("exec", call.words, 1)
     values = call.values
     container = Container.load(call.words[0], call.root)
-    if not values.get("ignore_paused"):
-        _refuse_paused(container)
     process = build_process(container, values, call.words[1:])
     options = ExecOptions(
         cgroups=tuple(values.get("cgroup", ())),
         console_socket=values.get("console_socket"),
+        ignore_paused=values.get("ignore_paused", False),
         pid_file=values.get("pid_file"),
         preserve_fds=values.get("preserve_fds", 0),
         trace=values.get("trace"),
@@ -69,13 +68,6 @@ def run(call: Call) -> int:
     for warning in warnings:
         call.log.warning(warning)
     return status
-
-
-def _refuse_paused(container: Container) -> None:
-    manager = container.manager()
-    if manager is not None and manager.is_frozen():
-        text = "cannot exec in a paused container (use --ignore-paused to override)"
-        raise WrongState("paused", "running", text)
 
 
 MERGED = ("env", "user", "additional_gids", "cap")  # options that add to a member of the process

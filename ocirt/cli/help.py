@@ -22,6 +22,10 @@ EXEC = """\
 Options stand before ID: what follows it belongs to the command. Without --detach the status
 is the command's, or 255 when it could not be run."""
 
+PS = """\
+A table is the output of the host's `ps -ef`, or of ps with the options given, as far as it is
+about the container. The process ids are those of the host."""
+
 # verb: (what it does, words after the options, more)
 COMMANDS = {
     "create": ("create a container; its program waits for start", "ID", f"{ID}\n{BUNDLE}"),
@@ -42,11 +46,22 @@ COMMANDS = {
         "SIGNAL is a name, with or without SIG, or a number; default TERM.",
     ),
     "list": ("list the containers below the state root", "", ""),
+    "pause": (
+        "stop all processes of a container",
+        "ID",
+        "`resume` lets them go on. A signal waits as long, but for KILL.",
+    ),
     "plan": (
         "show what create would do, without doing it",
         "[ID]",
         f"{BUNDLE}\nNo privilege is needed and nothing is opened or changed.",
     ),
+    "ps": (
+        "show the processes of a container",
+        "ID [OPTION OF ps(1)...]",
+        PS,
+    ),
+    "resume": ("let the processes of a paused container go on", "ID", ID),
     "run": ("create and start a container, wait for it and delete it", "ID", f"{ID}\n{BUNDLE}"),
     "spec": ("write a config.json to begin with", "", "An existing file is not overwritten."),
     "start": ("let the program of a created container run", "ID", ID),
@@ -92,6 +107,7 @@ TEXTS = {
     "preserve-fds": ("N", "pass on N more file descriptors, from 3 on (default: 0)"),
     "process": ("FILE", "file with the process object of config.json"),
     "process-label": ("LABEL", "SELinux label of the process"),
+    "ps.format": ("FORMAT", "table (default), or json: an array of process ids"),
     "quiet": ("", "ids only"),
     "regex": ("", "ID is a regular expression: all containers that match"),
     "root": ("DIR", "where state is kept (default: /run/ocirt, or $XDG_RUNTIME_DIR/ocirt)"),

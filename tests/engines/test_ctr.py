@@ -49,6 +49,19 @@ def test_exec_runs_in_the_container_and_passes_the_status(ctr, task):
     assert (done.returncode, done.stdout) == (9, "1\n"), done.stderr
 
 
+def test_pause_and_resume_are_seen_in_the_state_and_ps_lists_the_processes(ctr, task):
+    def status() -> str:
+        return next(line for line in ctr("task", "ls").stdout.splitlines() if line.startswith(task)).split()[
+            2
+        ]
+
+    ctr("task", "pause", task)
+    assert status() == "PAUSED"
+    assert ctr("task", "ps", task).stdout.splitlines()[1].split()[0] == str(pid_of(ctr, task))
+    ctr("task", "resume", task)
+    assert status() == "RUNNING"
+
+
 def test_exec_t_gives_a_terminal(ctr, task):
     terminal = ctr.terminal("task", "exec", "--exec-id", "e2", "--tty", task, "/bin/sh", size=(20, 70))
     try:

@@ -12,6 +12,7 @@ from tests.engines.host import SHARE, cgroup_value, wait_for
 from tests.engines.images import IMAGE
 
 TRAP = "trap 'echo got term; exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+COUNT = "while :; do echo again; sleep 0.05; done"
 PAGE = "served from the container\n"
 
 
@@ -118,6 +119,24 @@ def test_stop_sends_term_kill_ends_at_once_and_rm_f_removes(docker):
     pid = int(docker.inspect("stopped", "{{.State.Pid}}"))
     docker("rm", "-f", "stopped")
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_pause_stops_what_runs_until_unpause_and_top_shows_it(docker):
+    docker("run", "-d", "--name", "paused", IMAGE, "sh", "-c", COUNT)
+    try:
+        wait_for(lambda: docker("logs", "paused").stdout, "the first count")
+        assert COUNT in docker("top", "paused").stdout
+        docker("pause", "paused")
+        assert docker.inspect("paused", "{{.State.Status}}") == "paused"
+        assert docker("exec", "paused", "true", check=False).returncode != 0
+        before = docker("logs", "paused").stdout
+        docker.host.run("sleep", "0.3")
+        assert docker("logs", "paused").stdout == before
+        docker("unpause", "paused")
+        wait_for(lambda: docker("logs", "paused").stdout != before, "more counts")
+        docker("pause", "paused")
+    finally:
+        docker("rm", "-f", "paused")
 
 
 @pytest.mark.slow

@@ -126,6 +126,21 @@ def test_rm_f_removes_a_running_container(podman):
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_pause_stops_what_runs_until_unpause(podman):
+    script = "while :; do echo again; sleep 0.05; done"
+    podman("run", "-d", "--name", "paused", IMAGE, "sh", "-c", script)
+    wait_for(lambda: podman("logs", "paused").stdout, "the first line")
+    podman("pause", "paused")
+    assert podman("inspect", "--format", "{{.State.Status}}", "paused").stdout == "paused\n"
+    before = podman("logs", "paused").stdout
+    podman.host.run("sleep", "0.3")
+    assert podman("logs", "paused").stdout == before
+    podman("unpause", "paused")
+    wait_for(lambda: podman("logs", "paused").stdout != before, "more lines")
+    podman("pause", "paused")
+    podman.remove("paused")
+
+
 def test_memory_cpu_and_pids_limits_are_in_the_control_files(podman):
     options = ("--memory", "64m", "--cpus", "0.5", "--pids-limit", "50")
     container = podman("run", "-d", *options, IMAGE, "sleep", "1000").stdout.strip()

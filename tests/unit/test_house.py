@@ -36,7 +36,7 @@ LAYERS = (
     "build",
     "console",
     "launch",
-    "salvage",
+    "salvage freeze",
     "container",
     "verify features describe foreground run",
     "cli",

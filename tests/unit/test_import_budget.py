@@ -27,9 +27,8 @@ EVERY = names(
 )
 SHIM = names("ocirt._shim ocirt._shim.lib _cffi_backend")  # 0.6 ms
 LAUNCH = SHIM | names("ocirt.initbin ocirt.interrupt ocirt.launch ocirt.plan")
-CGROUPS = names(
-    "ocirt.cgroups ocirt.cgroups.manager ocirt.cgroups.resources ocirt.cgroups.v1 ocirt.cgroups.v2"
-)
+FREEZER = names("ocirt.cgroups ocirt.cgroups.freezer")
+CGROUPS = FREEZER | names("ocirt.cgroups.manager ocirt.cgroups.resources ocirt.cgroups.v1 ocirt.cgroups.v2")
 COMPILE = names(
     "ocirt.build ocirt.capabilities ocirt.cgroup_mount ocirt.cgroups.apply ocirt.cgroups.devices "
     "ocirt.cli.create ocirt.context ocirt.devices ocirt.fields ocirt.hooks ocirt.host ocirt.mount_options "
@@ -44,12 +43,15 @@ EXECUTE = names(
 BUDGET = {
     "create": LAUNCH | CGROUPS | COMPILE,
     "start": LAUNCH | CGROUPS | {"ocirt.cli.start"},
-    "state": {"ocirt.cli.output", "ocirt.cli.state"} | CGROUPS,
+    "state": {"ocirt.cli.output", "ocirt.cli.state"} | FREEZER,
+    "pause": {"ocirt.cli.pause", "ocirt.freeze"} | FREEZER,
+    "resume": {"ocirt.cli.resume", "ocirt.freeze"} | FREEZER,
+    "ps": {"ocirt.cli.output", "ocirt.cli.ps"} | CGROUPS,
     "exec": LAUNCH | CGROUPS | EXECUTE | {"ocirt.cli.exec", "ocirt.foreground"},
     "kill": SHIM | CGROUPS | {"ocirt.cli.kill"},
     "delete": SHIM | CGROUPS | {"ocirt.cli.delete"},
     "run": LAUNCH | CGROUPS | COMPILE | {"ocirt.cli.run", "ocirt.foreground"},
-    "list": CGROUPS | {"ocirt.cli.list", "ocirt.cli.output"},
+    "list": FREEZER | {"ocirt.cli.list", "ocirt.cli.output"},
 }
 
 # Runs one command and writes the names of the modules that it loaded to fd 3's file.
@@ -99,6 +101,9 @@ def test_commands_load_only_what_they_need(tmp_path: Path, bundle: Bundle) -> No
         seen["create"] = loader.loaded("create", "--bundle", bundle.path, name)
         seen["state"] = loader.loaded("state", name)
         seen["start"] = loader.loaded("start", name)
+        seen["pause"] = loader.loaded("pause", name)
+        seen["ps"] = loader.loaded("ps", "--format", "json", name)
+        seen["resume"] = loader.loaded("resume", name)
         seen["list"] = loader.loaded("list")
         seen["exec"] = loader.loaded("exec", name, "/bin/true")
         seen["kill"] = loader.loaded("kill", name, "KILL")
