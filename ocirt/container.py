@@ -295,6 +295,12 @@ class Container:
 
         resume(self)
 
+    def update(self, resources: dict[str, Any], *, check: bool = False) -> None:
+        """Other limits: linux.resources with what is to change (runc's update). See ocirt.update."""
+        from ocirt.update import update
+
+        update(self, resources, check=check)
+
     def start(self) -> None:
         """Let the user's program run (runtime.md, Start). Raises WrongState, or what failed."""
         with state.open_state(self.root, self.id) as directory:

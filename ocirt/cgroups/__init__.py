@@ -29,4 +29,6 @@ def load(saved: dict[str, Any]) -> Manager:
         return V2Manager(saved["paths"][""], saved.get("mount", "/sys/fs/cgroup"))
     from ocirt.cgroups.v1 import V1Manager
 
-    return V1Manager(saved["paths"])
+    manager = V1Manager(saved["paths"])
+    manager.unified_mount = saved.get("mount", "")
+    return manager

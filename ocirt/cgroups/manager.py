@@ -71,18 +71,59 @@ class Manager:
         """Write the limits of linux.resources but for devices. Raises CgroupError, Unsupported."""
         from ocirt.cgroups.resources import writes
 
+        self._write_all(writes(resources, self.version, field))
+
+    def update(
+        self, old: dict[str, Any], new: dict[str, Any], asked: dict[str, Any], *, check: bool = False
+    ) -> None:
+        """From the limits old to new, which is old with what asked names.
+
+        check: not below the memory in use. Raises as apply does; then the old limits are in force.
+        """
+        from ocirt.cgroups.update import changed, roll_back
+
+        self.check_use(new, asked, check)
+        undo: list[tuple[str, str, str]] = []
+        try:
+            self._write_all(changed(old, new, asked, self.version), undo)
+            self.update_devices(old.get("devices"), new.get("devices"))
+        except BaseException as error:
+            failed = roll_back(undo)
+            if failed and isinstance(error, CgroupError):
+                error.hint = f"{error.hint}; " * bool(error.hint) + f"{failed[0]} could not be set back"
+            raise
+
+    def check_use(self, new: dict[str, Any], asked: dict[str, Any], check: bool) -> None:
+        memory = new.get("memory") or {}
+        if (asked.get("memory") or {}).get("limit") and (check or memory.get("checkBeforeUpdate")):
+            self.refuse_below_use(memory["limit"])
+
+    def refuse_below_use(self, limit: int, field: str = FIELD) -> None:
+        """Raise CgroupError for a memory limit that is below what is in use now."""
+        directory = self.directory("memory")
+        now, file = (
+            ("memory.usage_in_bytes", "memory.limit_in_bytes")
+            if self.version == 1
+            else ("memory.current", "memory.max")
+        )
+        used = read_text(f"{directory}/{now}") if directory else ""
+        if used and 0 < limit < int(used):
+            hint = f"in use now: {used} bytes"
+            raise CgroupError(f"{field}.memory.limit", f"{directory}/{file}", str(limit), EBUSY, hint)
+
+    def _write_all(self, rows: list[Write], undo: list[tuple[str, str, str]] | None = None) -> None:
         later = []
-        for write in writes(resources, self.version, field):
+        for row in rows:
             try:
-                self._write(write)
+                self._write(row, undo)
             except CgroupError as error:
                 if error.errno != EINVAL:
                     raise
                 # The kernel checks pairs: limit against memsw, quota against period and burst.
                 # Whichever is first, the other order must work if any does.
-                later.append(write)
-        for write in later:
-            self._write(write)
+                later.append(row)
+        for row in later:
+            self._write(row, undo)
 
     def describe(self, resources: dict[str, Any], field: str = FIELD) -> list[tuple[str, str, str]]:
         """(field, file, value) that apply() would write. Nothing is opened."""
@@ -96,7 +137,8 @@ class Manager:
             rows.append((where, f"{directory or '(not mounted)'}/{name}", text))
         return rows
 
-    def _write(self, write: Write) -> None:
+    def _write(self, write: Write, undo: list[tuple[str, str, str]] | None = None) -> None:
+        """undo gets what is needed to take it back: path, what was there, what is written."""
         from ocirt.cgroups.resources import is_harmless
 
         field, marked, value = write
@@ -110,6 +152,8 @@ class Manager:
         for name, text in zip(names.split("|"), texts, strict=False):
             path = f"{directory}/{name}"
             try:
+                if undo is not None:
+                    remember(undo, path, text)
                 write_file(path, text)
                 return
             except FileNotFoundError:
@@ -124,6 +168,26 @@ class Manager:
 
     def apply_devices(self, entries: list[dict[str, Any]] | None) -> None:
         """Put the rules of linux.resources.devices in force."""
+
+    def update_devices(self, old: list[dict[str, Any]] | None, new: list[dict[str, Any]] | None) -> None:
+        """Other rules in place of the old ones, which come back when the new ones are refused."""
+        from ocirt.cgroups.devices import rules
+
+        if rules(old) == rules(new):
+            return
+        # v1 denies everything before it allows anything: nobody shall see that.
+        stopped = self.version == 1 and not self.is_frozen() and self.freeze()
+        try:
+            self.replace_devices(new)
+        except BaseException:
+            self.replace_devices(old)
+            raise
+        finally:
+            if stopped:
+                self.thaw()
+
+    def replace_devices(self, entries: list[dict[str, Any]] | None) -> None:
+        self.apply_devices(entries)
 
     # Processes
 
@@ -258,6 +322,16 @@ def write_file(path: str, text: str) -> None:
             posix.write(fd, line)
     finally:
         posix.close(fd)
+
+
+def remember(undo: list[tuple[str, str, str]], path: str, text: str) -> None:
+    """Note what a file holds before text is written to it."""
+    try:
+        before = read_text(path)
+    except OSError:
+        return  # one that can only be written: an order, not a value
+    if before:
+        undo.append((path, before, text))
 
 
 def read_text(path: str) -> str:
@@ -411,6 +485,9 @@ def _refused(field: str, path: str, text: str, errno: int) -> CgroupError:
     hint = ""
     if name == "memory.limit_in_bytes" and errno == EBUSY:
         hint = f"in use now: {read_text(f'{directory}/memory.usage_in_bytes')} bytes"
+    elif name == "memory.limit_in_bytes" and errno == EINVAL:
+        above = read_text(f"{directory}/memory.memsw.limit_in_bytes")
+        hint = f"memory.swap, the limit of memory and swap together, is {above}" if above else ""
     elif name in ("cpuset.cpus", "cpuset.mems"):
         parent = directory.rpartition("/")[0]
         above = read_text(f"{parent}/{name}") or read_text(f"{parent}/{name}.effective")

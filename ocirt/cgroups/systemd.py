@@ -329,6 +329,37 @@ class SystemdManager(Manager):
         self._disconnect()
         self.files.apply_devices(entries)
 
+    def update(
+        self, old: dict[str, Any], new: dict[str, Any], asked: dict[str, Any], *, check: bool = False
+    ) -> None:
+        from ocirt.cgroups.update import changed_properties, former_properties
+
+        before = properties(old, self.version)
+        told = changed_properties(before, properties(new, self.version), asked)
+        self.check_use(new, asked, check)  # before systemd writes the limit
+        if self.version == 2 and not self.user:
+            self._hand_down(asked)
+        self._set([(name, (kind, value)) for _, name, kind, value in told])
+        try:
+            without = [_but_devices(each) for each in (old, new, asked)]
+            self.files.update(*without)
+            self.update_devices(old.get("devices"), new.get("devices"))
+        except BaseException:
+            self._set([(name, (kind, value)) for _, name, kind, value in former_properties(before, told)])
+            raise
+
+    def update_devices(self, old: list[dict[str, Any]] | None, new: list[dict[str, Any]] | None) -> None:
+        late = device_properties(old) == EVERY_DEVICE != device_properties(new)
+        if late and self.version == 1 and not self.user:
+            why = "rules from the start: systemd would move the processes away when it gets the first ones"
+            raise Unsupported(devices.FIELD, why)
+        super().update_devices(old, new)
+
+    def replace_devices(self, entries: list[dict[str, Any]] | None) -> None:
+        if not self.user:
+            self._set(device_properties(entries))
+        self.files.replace_devices(entries)
+
     def describe(self, resources: dict[str, Any], field: str = FIELD) -> list[tuple[str, str, str]]:
         rows = []
         for where, name, signature, value in properties(resources, self.version):
@@ -446,6 +477,10 @@ class SystemdManager(Manager):
 def resource_properties(resources: dict[str, Any], version: int) -> list[Property]:
     """What systemd knows of linux.resources, without the devices."""
     return [(name, (kind, value)) for _, name, kind, value in properties(resources, version)]
+
+
+def _but_devices(resources: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in resources.items() if name != "devices"}
 
 
 def device_properties(entries: list[dict[str, Any]] | None) -> list[Property]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ocirt.cgroups.manager import Opener, Undo
+    from ocirt.cgroups.v2 import V2Manager
     from ocirt.host import Host
 
 CPUSET_FILES = ("cpuset.cpus", "cpuset.mems")
@@ -73,7 +74,11 @@ class V1Manager(Manager):
     def __init__(self, paths: dict[str, str], tops: dict[str, str] | None = None) -> None:
         super().__init__(paths)
         self.tops = tops or {}  # directory to mount point, for create()
+        self.unified_mount = self.tops.get(paths.get("", ""), "")
         self.rootless = False
+
+    def save(self) -> dict[str, Any]:
+        return {**super().save(), "mount": self.unified_mount}
 
     def create(self, undo: Undo) -> None:
         for directory, top in self.tops.items():
@@ -94,14 +99,10 @@ class V1Manager(Manager):
         return super().lacks(controller)
 
     def apply(self, resources: dict[str, Any], field: str = FIELD) -> None:
-        unified = self._for_unified(resources) if "" in self.paths else {}
-        super().apply({name: value for name, value in resources.items() if name not in unified}, field)
+        unified = self._for_unified(resources)
+        super().apply(_but(resources, unified), field)
         if unified:
-            from ocirt.cgroups.v2 import V2Manager
-
-            group = V2Manager(self.paths[""], self.tops.get(self.paths[""], self.paths[""]))
-            group.enable_controllers()
-            group.apply(unified, field)
+            self._unified().apply(unified, field)
         cpuset = self.paths.get("cpuset")
         if cpuset and self.tops:
             # After the limits: values of one's own must not collide with the parent's
@@ -111,14 +112,37 @@ class V1Manager(Manager):
                 if not cpu.get(name.partition(".")[2]):
                     _inherit(cpuset, name)
 
+    def update(
+        self, old: dict[str, Any], new: dict[str, Any], asked: dict[str, Any], *, check: bool = False
+    ) -> None:
+        unified = self._for_unified(asked)
+        if unified:
+            # First: where v1 refuses something afterwards, the way back is the same the other way.
+            theirs = {name: old[name] for name in unified if name in old}
+            ours = {name: new[name] for name in unified}
+            self._unified().update(theirs, ours, unified, check=check)
+        try:
+            super().update(_but(old, unified), _but(new, unified), _but(asked, unified), check=check)
+        except BaseException:
+            if unified and theirs:
+                self._unified().update(ours, theirs, theirs)
+            raise
+
     def _for_unified(self, resources: dict[str, Any]) -> dict[str, Any]:
         """The sections whose controllers a hybrid host has in cgroup2 and not on v1."""
         missing = [row for row in SECTIONS if row[0] in resources and row[1] not in self.paths]
-        if not missing:
+        if not missing or "" not in self.paths:
             return {}
-        group = self.paths[""]
-        has = read_text(f"{self.tops.get(group, group)}/cgroup.controllers").split()
+        has = read_text(f"{self.unified_mount}/cgroup.controllers").split()
         return {section: resources[section] for section, _, controller in missing if controller in has}
+
+    def _unified(self) -> V2Manager:
+        """The group in cgroup2, with all controllers that there are."""
+        from ocirt.cgroups.v2 import V2Manager
+
+        group = V2Manager(self.paths[""], self.unified_mount)
+        group.enable_controllers()
+        return group
 
     def apply_devices(self, entries: list[dict[str, Any]] | None) -> None:
         from ocirt.cgroups import devices
@@ -168,6 +192,10 @@ class V1Manager(Manager):
     def oom_kills(self) -> int:
         memory = self.paths.get("memory")
         return read_key(f"{memory}/memory.oom_control", "oom_kill") if memory else 0
+
+
+def _but(resources: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in resources.items() if name not in sections}
 
 
 def _inherit(directory: str, name: str) -> None:

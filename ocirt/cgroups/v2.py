@@ -120,21 +120,22 @@ class V2Manager(Manager):
 
     def apply(self, resources: dict[str, Any], field: str = FIELD) -> None:
         memory = resources.get("memory") or {}
-        limit = memory.get("limit") or 0
-        if memory.get("checkBeforeUpdate") and limit > 0:
+        if memory.get("checkBeforeUpdate"):
             # v2 would reclaim and then kill; v1's kernel refuses such a limit by itself.
-            used = read_text(f"{self.path}/memory.current")
-            if used and int(used) > limit:
-                hint = f"in use now: {used} bytes"
-                raise CgroupError(f"{field}.memory.limit", f"{self.path}/memory.max", str(limit), EBUSY, hint)
+            self.refuse_below_use(memory.get("limit") or 0, field)
         super().apply(resources, field)
 
     def apply_devices(self, entries: list[dict[str, Any]] | None) -> None:
         from ocirt.cgroups import devices
 
+        if not devices.allows_everything(devices.rules(entries)):
+            self.replace_devices(entries)
+
+    def replace_devices(self, entries: list[dict[str, Any]] | None) -> None:
+        """Also by rules that allow everything: there is an older program that does not."""
+        from ocirt.cgroups import devices
+
         wanted = devices.rules(entries)
-        if devices.allows_everything(wanted):
-            return
         try:
             devices.attach(self.path, wanted)
         except OSError as error:

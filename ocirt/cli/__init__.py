@@ -42,6 +42,7 @@ VERBS = (
     "spec",
     "start",
     "state",
+    "update",
     "verify",
 )
 NO_SUCH_VERB = 3  # the status of urfave/cli

@@ -26,6 +26,10 @@ PS = """\
 A table is the output of the host's `ps -ef`, or of ps with the options given, as far as it is
 about the container. The process ids are those of the host."""
 
+UPDATE = """\
+What is not named stays as it is, and so does all if one of the new limits is refused. Sizes are
+bytes or have a unit: 512k, 64M, 1.5G. -1 is no limit."""
+
 # verb: (what it does, words after the options, more)
 COMMANDS = {
     "create": ("create a container; its program waits for start", "ID", f"{ID}\n{BUNDLE}"),
@@ -66,6 +70,7 @@ COMMANDS = {
     "spec": ("write a config.json to begin with", "", "An existing file is not overwritten."),
     "start": ("let the program of a created container run", "ID", ID),
     "state": ("show a container's state, as JSON", "ID", ID),
+    "update": ("change the limits of a container that runs", "ID", UPDATE),
     "verify": (
         "compare what config.json asks for with what the kernel has in force",
         "ID  or  --pid PID --config FILE",
@@ -78,12 +83,23 @@ TEXTS = {
     "additional-gids": ("GID", "additional group; may be given several times"),
     "all": ("", "every process of the container, not only its init"),
     "apparmor": ("PROFILE", "AppArmor profile of the process"),
+    "blkio-weight": ("N", "share of the disks, 10 to 1000"),
     "bundle": ("DIR", "the bundle (default: the current directory)"),
     "cap": ("CAP", "add a capability such as CAP_NET_RAW; may be given several times"),
     "cgroup": ("[CTRL[,CTRL]:]PATH", "existing cgroup below the container's; may be given several times"),
     "cgroup-manager": ("NAME", "cgroupfs (default), systemd or disabled"),
+    "check": ("", "refuse a memory limit below what is in use"),
     "config": ("FILE", "read FILE, not the bundle's config.json"),
     "console-socket": ("PATH", "unix socket that gets the master of the container's terminal"),
+    "cpu-burst": ("USEC", "CPU time that may be saved up for later, beyond the quota"),
+    "cpu-idle": ("0|1", "1: run only when nobody else wants to"),
+    "cpu-period": ("USEC", "the time that the quota is about"),
+    "cpu-quota": ("USEC", "CPU time in each period"),
+    "cpu-rt-period": ("USEC", "the time that cpu-rt-runtime is about (cgroup v1)"),
+    "cpu-rt-runtime": ("USEC", "time for realtime processes in each period (cgroup v1)"),
+    "cpu-share": ("N", "share of the CPUs, 2 to 262144; 1024 is usual"),
+    "cpuset-cpus": ("LIST", "CPUs to run on, such as 0-2,7"),
+    "cpuset-mems": ("LIST", "memory nodes to use"),
     "cwd": ("DIR", "working directory inside the container"),
     "debug": ("", "tell more, with a traceback for errors"),
     "delete.force": ("", "kill the container if it runs; no error if there is none"),
@@ -92,16 +108,22 @@ TEXTS = {
     "help": ("", "show this help"),
     "ignore-paused": ("", "also in a paused container: the process waits until it is resumed"),
     "keep": ("", "do not delete the container when it has ended"),
+    "l3-cache-schema": ("TEXT", "share of the L3 cache (Intel RDT)"),
     "list.format": ("FORMAT", "table (default) or json"),
     "log": ("FILE", "append records to FILE; also journald:NAME, syslog:NAME"),
     "log-format": ("FORMAT", "text (default) or json"),
     "log-level": ("LEVEL", "error, warning (default), info or debug"),
+    "mem-bw-schema": ("TEXT", "share of the memory bandwidth (Intel RDT)"),
+    "memory": ("SIZE", "limit of memory"),
+    "memory-reservation": ("SIZE", "memory to be left when others need some"),
+    "memory-swap": ("SIZE", "limit of memory and swap together"),
     "no-new-keyring": ("", "keep the caller's session keyring"),
     "no-new-privs": ("", "the process can gain no privileges"),
     "no-pivot": ("", "change the root without pivot_root, for a root on an initramfs"),
     "no-subreaper": ("", "do not adopt the orphans of the container"),
     "pid": ("PID", "process to look at"),
     "pid-file": ("FILE", "write the process id to FILE"),
+    "pids-limit": ("N", "limit of processes and threads"),
     "pidfd-socket": ("PATH", "unix socket that gets a pidfd of the process"),
     "plan.json": ("", "as JSON, with every step"),
     "preserve-fds": ("N", "pass on N more file descriptors, from 3 on (default: 0)"),
@@ -110,6 +132,7 @@ TEXTS = {
     "ps.format": ("FORMAT", "table (default), or json: an array of process ids"),
     "quiet": ("", "ids only"),
     "regex": ("", "ID is a regular expression: all containers that match"),
+    "resources": ("FILE", "linux.resources with what is to change, as JSON; - is standard input"),
     "root": ("DIR", "where state is kept (default: /run/ocirt, or $XDG_RUNTIME_DIR/ocirt)"),
     "rootless": ("WORD", "auto (default), true or false: go on where cgroups cannot be changed"),
     "spec.rootless": ("", "for a user without privileges"),

@@ -121,6 +121,16 @@ def test_stop_sends_term_kill_ends_at_once_and_rm_f_removes(docker):
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_update_changes_the_limits_of_what_runs(docker, sleeper):
+    pid = int(docker.inspect(sleeper, "{{.State.Pid}}"))
+    docker("update", "-m", "64m", "--memory-swap", "96m", "--cpus", "0.5", "--pids-limit", "50", sleeper)
+    docker("update", "--cpu-shares", "300", sleeper)
+    assert cgroup_value(pid, "memory", "memory.limit_in_bytes", "memory.max") == "67108864"
+    assert cgroup_value(pid, "pids", "pids.max", "pids.max") == "50"
+    assert cgroup_value(pid, "cpu", "cpu.cfs_quota_us", "cpu.max").split()[0] == "50000"
+    assert cgroup_value(pid, "cpu", "cpu.shares", "cpu.weight") in ("300", "39")
+
+
 def test_pause_stops_what_runs_until_unpause_and_top_shows_it(docker):
     docker("run", "-d", "--name", "paused", IMAGE, "sh", "-c", COUNT)
     try:

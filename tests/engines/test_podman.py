@@ -141,6 +141,14 @@ def test_pause_stops_what_runs_until_unpause(podman):
     podman.remove("paused")
 
 
+def test_update_changes_the_limits_of_what_runs(podman, sleeper):
+    podman("update", "--memory", "64m", "--cpus", "0.25", "--cpu-shares", "300", sleeper)
+    pid = podman.pid(sleeper)
+    assert cgroup_value(pid, "memory", "memory.limit_in_bytes", "memory.max") == "67108864"
+    assert cgroup_value(pid, "cpu", "cpu.cfs_quota_us", "cpu.max").split()[0] == "25000"
+    assert cgroup_value(pid, "cpu", "cpu.shares", "cpu.weight") in ("300", "39")
+
+
 def test_memory_cpu_and_pids_limits_are_in_the_control_files(podman):
     options = ("--memory", "64m", "--cpus", "0.5", "--pids-limit", "50")
     container = podman("run", "-d", *options, IMAGE, "sleep", "1000").stdout.strip()

@@ -7,6 +7,7 @@ killed runtime leaves behind.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -169,6 +170,24 @@ def test_exec_killed_at_every_step(killed: Killed) -> None:
         assert killed.runtime.state(container_id)["status"] == "running", begun
     assert {"spawn", "receive", "go_on"} <= set(begun)
     killed.nothing_is_left_of(container_id, begun)
+
+
+def test_update_killed_at_every_step(killed: Killed) -> None:
+    """The old limits or the new ones are in force; what is on file is whole."""
+    resources = killed.bundle.path / "resources.json"
+    rules = [
+        {"allow": False, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "r"},
+    ]
+    resources.write_text(json.dumps({"memory": {"limit": 64 << 20}, "pids": {"limit": 9}, "devices": rules}))
+    begun: list[str] = []
+    while begun[-1:] != ["end"]:
+        container_id = killed.runtime.start_bundle(killed.bundle)
+        begun = killed.run(len(begun) + 1, "update", "--resources", resources, container_id)
+        assert killed.runtime.state(container_id)["status"] in ("running", "paused"), begun
+        json.loads((killed.runtime.root / container_id / "config.json").read_text())
+        killed.nothing_is_left_of(container_id, begun)
+    assert "rename" in begun
 
 
 def test_delete_killed_at_every_step(killed: Killed) -> None:

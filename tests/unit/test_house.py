@@ -36,7 +36,7 @@ LAYERS = (
     "build",
     "console",
     "launch",
-    "salvage freeze",
+    "salvage freeze update",
     "container",
     "verify features describe foreground run",
     "cli",

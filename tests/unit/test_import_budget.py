@@ -40,12 +40,16 @@ EXECUTE = names(
     "ocirt.host ocirt.namespaces ocirt.options ocirt.process ocirt.terminal "
     "ocirt.spec._compiled ocirt.spec.check ocirt.spec.load ocirt.spec.rules"
 )
+CHECK = names("ocirt.spec._compiled ocirt.spec.check ocirt.spec.rules")
 BUDGET = {
     "create": LAUNCH | CGROUPS | COMPILE,
     "start": LAUNCH | CGROUPS | {"ocirt.cli.start"},
     "state": {"ocirt.cli.output", "ocirt.cli.state"} | FREEZER,
     "pause": {"ocirt.cli.pause", "ocirt.freeze"} | FREEZER,
     "resume": {"ocirt.cli.resume", "ocirt.freeze"} | FREEZER,
+    "update": CGROUPS
+    | CHECK
+    | names("ocirt.cgroups.devices ocirt.cgroups.update ocirt.cli.update ocirt.update"),
     "ps": {"ocirt.cli.output", "ocirt.cli.ps"} | CGROUPS,
     "exec": LAUNCH | CGROUPS | EXECUTE | {"ocirt.cli.exec", "ocirt.foreground"},
     "kill": SHIM | CGROUPS | {"ocirt.cli.kill"},
@@ -102,6 +106,7 @@ def test_commands_load_only_what_they_need(tmp_path: Path, bundle: Bundle) -> No
         seen["state"] = loader.loaded("state", name)
         seen["start"] = loader.loaded("start", name)
         seen["pause"] = loader.loaded("pause", name)
+        seen["update"] = loader.loaded("update", "--pids-limit", "50", name)
         seen["ps"] = loader.loaded("ps", "--format", "json", name)
         seen["resume"] = loader.loaded("resume", name)
         seen["list"] = loader.loaded("list")

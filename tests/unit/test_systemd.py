@@ -10,7 +10,7 @@ import pytest
 
 from ocirt.cgroups import dbus, gvariant, systemd
 from ocirt.cgroups.manager import Manager
-from ocirt.errors import CgroupError, SpecError
+from ocirt.errors import CgroupError, SpecError, Unsupported
 
 V2 = SimpleNamespace(
     cgroup_layout="v2",
@@ -288,6 +288,37 @@ def test_limits_are_not_told_twice_to_a_new_scope_but_to_an_old_one(scope):
     manager.apply({"pids": {"limit": 5}})
     assert bus.calls[1:] == ["SetUnitProperties", "Ping"]
     assert bus.arguments[1] == ("x.scope", True, [("TasksMax", ("t", 5))])
+
+
+def test_an_update_tells_systemd_and_takes_it_back_when_a_file_refuses(scope):
+    manager, bus = scope({}, wanted=None)
+    old = {"pids": {"limit": 5}}
+    new = asked = {"pids": {"limit": 6}, "cpu": {"cpus": "0"}}
+    manager.files.update = lambda old, new, asked: None
+    manager.update(old, new, asked)
+    assert bus.calls == ["SetUnitProperties", "Ping"]
+    assert bus.arguments[0][2] == [("AllowedCPUs", ("ay", b"\1")), ("TasksMax", ("t", 6))]
+
+    def refuse(old, new, asked):
+        raise CgroupError("linux.resources.pids.limit", "/x/pids.max", "6", 16)
+
+    manager.files.update = refuse
+    with pytest.raises(CgroupError, match=r"pids\.max"):
+        manager.update(old, new, asked)
+    assert bus.calls[2:] == ["SetUnitProperties", "Ping"] * 2
+    assert bus.arguments[4][2] == [("AllowedCPUs", ("ay", b"")), ("TasksMax", ("t", 5))]
+
+
+def test_an_update_tells_systemd_of_device_rules(scope):
+    manager, bus = scope({}, wanted=None)
+    told = []
+    manager.files.replace_devices = told.append
+    manager.update_devices([DENY_ALL], [DENY_ALL, {"allow": True, "type": "c", "access": "r"}])
+    assert bus.calls == ["SetUnitProperties", "Ping"]
+    assert len(told) == 1
+    manager.version = 1
+    with pytest.raises(Unsupported, match="rules from the start"):
+        manager.update_devices([{"allow": True, "access": "rwm"}], [DENY_ALL])
 
 
 def test_a_new_scope_is_told_of_device_rules_that_deny_something(scope):

@@ -1,0 +1,42 @@
+"""update: other limits for a container that runs."""
+
+from __future__ import annotations
+
+from ocirt import state
+from ocirt.cgroups.update import merge
+from ocirt.errors import WrongState
+from ocirt.spec import check as checks
+from ocirt.spec.jsontext import dumps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ocirt.container import Container
+
+LOCK_WAIT = 10.0  # seconds for another command that is changing the container
+
+
+def update(container: Container, asked: dict[str, Any], *, check: bool = False) -> None:
+    """Put linux.resources with the limits of asked in force, and keep them for what comes later.
+
+    check: refuse a memory limit below what is in use. Raises SpecError, WrongState, Unsupported,
+    CgroupError; then the old limits are in force.
+    """
+    with state.open_state(container.root, container.id, patience=LOCK_WAIT) as directory:
+        container.saved = directory.load()
+        container._spec = None  # another update may have been faster
+        status = container.status
+        if status in ("stopped", "creating"):
+            raise WrongState(status, "running", "container not running")
+        spec = container.spec
+        linux = spec.get("linux") or {}
+        checks.check_shape({**spec, "linux": {**linux, "resources": asked}}, "config", "resources")
+        old = linux.get("resources") or {}
+        new = merge(old, asked)
+        spec = {**spec, "linux": {**linux, "resources": new}}
+        checks.check(spec, "resources")
+        manager = container.manager()
+        manager.update(old, new, asked, check=check)
+        directory.write("config.json", dumps(spec).encode("utf-8", "surrogateescape"))
+        container._spec = spec
