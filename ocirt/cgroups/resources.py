@@ -204,7 +204,7 @@ _REALTIME = "cgroup v2 has no realtime bandwidth"
 _LEAF = "cgroup v2 has no leaf weight"
 _NETWORK = "cgroup v2 has no network controllers; filter by cgroup with nftables instead"
 _KERNEL = "-no kernel since 5.16 limits kernel memory apart"
-_TCP = "-kernel memory of TCP is part of memory.limit"
+_TCP = "-cgroup v2 counts the buffers of TCP as part of memory.limit"
 _HIERARCHY = "-memory is always accounted hierarchically since Linux 5.11"
 _CHECK = "-read when memory.limit is written; v1's kernel always checks"
 
@@ -216,13 +216,13 @@ TABLE: dict[str, tuple[tuple[str, str, str, str, Any], ...]] = {
         ("swappiness", "memory.swappiness", f"!{_SWAPPINESS}", "", swappiness),
         ("disableOOMKiller", "memory.oom_control", f"!{_OOM}", "", flag),
         ("kernel", _KERNEL, _KERNEL, "", positive),
-        ("kernelTCP", _TCP, _TCP, "", positive),
+        ("kernelTCP", "memory.kmem.tcp.limit_in_bytes", _TCP, "", limit),
         ("useHierarchy", _HIERARCHY, _HIERARCHY, "", given),
         ("checkBeforeUpdate", _CHECK, _CHECK, "", flag),
     ),
     "cpu": (
-        ("idle", "?cpu.idle", "?cpu.idle", "", given),
         ("shares", "cpu.shares", "cpu.weight", "CPUShares|CPUWeight t", shares),
+        ("idle", "?cpu.idle", "?cpu.idle", "", given),  # an idle group takes no shares any more
         ("period", "cpu.cfs_period_us", "cpu.max", "CPUQuotaPeriodUSec t", period_v1),
         ("quota", "cpu.cfs_quota_us", "cpu.max", "CPUQuotaPerSecUSec t", quota),
         ("burst", "?cpu.cfs_burst_us", "?cpu.max.burst", "", given),
@@ -245,14 +245,38 @@ TABLE: dict[str, tuple[tuple[str, str, str, str, Any], ...]] = {
             "weightDevice",
             "blkio.weight_device|blkio.bfq.weight_device",
             "io.bfq.weight|io.weight",
-            "",
+            "BlockIODeviceWeight|IODeviceWeight a(st)",
             device_weights,
         ),
         ("weightDevice", "blkio.leaf_weight_device", f"!{_LEAF}", "", device_leaf_weights),
-        ("throttleReadBpsDevice", "blkio.throttle.read_bps_device", "io.max", "", throttle("rbps")),
-        ("throttleWriteBpsDevice", "blkio.throttle.write_bps_device", "io.max", "", throttle("wbps")),
-        ("throttleReadIOPSDevice", "blkio.throttle.read_iops_device", "io.max", "", throttle("riops")),
-        ("throttleWriteIOPSDevice", "blkio.throttle.write_iops_device", "io.max", "", throttle("wiops")),
+        (
+            "throttleReadBpsDevice",
+            "blkio.throttle.read_bps_device",
+            "io.max",
+            "BlockIOReadBandwidth|IOReadBandwidthMax a(st)",
+            throttle("rbps"),
+        ),
+        (
+            "throttleWriteBpsDevice",
+            "blkio.throttle.write_bps_device",
+            "io.max",
+            "BlockIOWriteBandwidth|IOWriteBandwidthMax a(st)",
+            throttle("wbps"),
+        ),
+        (
+            "throttleReadIOPSDevice",
+            "blkio.throttle.read_iops_device",
+            "io.max",
+            "|IOReadIOPSMax a(st)",
+            throttle("riops"),
+        ),
+        (
+            "throttleWriteIOPSDevice",
+            "blkio.throttle.write_iops_device",
+            "io.max",
+            "|IOWriteIOPSMax a(st)",
+            throttle("wiops"),
+        ),
     ),
     "hugepageLimits": (
         ("", "hugetlb.*.limit_in_bytes", "hugetlb.*.max", "", huge_pages),
@@ -330,7 +354,44 @@ def properties(resources: dict[str, Any], version: int) -> list[tuple[str, str, 
             value = _property_value(wanted, values, name, convert, version)
             if value is not None:
                 result.append((f"{FIELD}.{section}.{name}", wanted, signature, value))
+    if version == 2 and resources.get("unified"):
+        result += _unified_properties(resources["unified"])
     return result
+
+
+UNIFIED_PROPERTIES = {
+    "cpu.weight": "CPUWeight",
+    "memory.high": "MemoryHigh",
+    "memory.low": "MemoryLow",
+    "memory.max": "MemoryMax",
+    "memory.min": "MemoryMin",
+    "memory.swap.max": "MemorySwapMax",
+    "pids.max": "TasksMax",
+}
+
+
+def _unified_properties(files: dict[str, str]) -> list[tuple[str, str, str, Any]]:
+    """What systemd knows of the files that are written by name; it would write its own values else."""
+    result: list[tuple[str, str, str, Any]] = []
+    for name, content in files.items():
+        field, value = f"{FIELD}.unified.{name}", content.strip()
+        if name in UNIFIED_PROPERTIES and (value == "max" or is_decimal(value)):
+            number = INFINITY if value == "max" else int(value)
+            result.append((field, UNIFIED_PROPERTIES[name], "t", number))
+        elif name == "cpu.max":
+            allowed, _, period = value.partition(" ")
+            if (allowed == "max" or is_decimal(allowed)) and (not period or is_decimal(period)):
+                per_second = _quota_per_second(-1 if allowed == "max" else int(allowed), int(period or 0))
+                result.append((field, "CPUQuotaPeriodUSec", "t", int(period or DEFAULT_PERIOD_US)))
+                result.append((field, "CPUQuotaPerSecUSec", "t", per_second))
+        elif name in ("cpuset.cpus", "cpuset.mems") and value:
+            wanted = "AllowedCPUs" if name == "cpuset.cpus" else "AllowedMemoryNodes"
+            result.append((field, wanted, "ay", cpu_mask(value, field)))
+    return result
+
+
+def is_decimal(value: str) -> bool:
+    return value.isascii() and value.isdigit() and len(value) < 20
 
 
 def _property_value(wanted: str, section: dict[str, Any], name: str, convert: Any, version: int) -> Any:
@@ -342,6 +403,8 @@ def _property_value(wanted: str, section: dict[str, Any], name: str, convert: An
     written = convert(value, section, version)
     if written is None:
         return None
+    if type(value) is list:
+        return _device_values(value, version)
     if wanted in ("AllowedCPUs", "AllowedMemoryNodes"):
         return cpu_mask(written, f"{FIELD}.cpu.{name}")
     if type(written) is tuple:
@@ -350,6 +413,18 @@ def _property_value(wanted: str, section: dict[str, Any], name: str, convert: An
 
 
 INFINITY = (1 << 64) - 1
+
+
+def _device_values(entries: list[dict[str, Any]], version: int) -> list[tuple[str, int]]:
+    """(node, weight or rate): systemd finds the device by a path, which udev makes of its numbers."""
+    values = []
+    for entry in entries:
+        node = f"/dev/block/{entry['major']}:{entry['minor']}"
+        if "rate" in entry:
+            values.append((node, entry["rate"] or INFINITY))
+        elif weight := entry.get("weight"):
+            values.append((node, weight if version == 1 else io_weight(weight)))
+    return values
 
 
 def _quota_per_second(quota_us: int, period_us: int) -> int | None:

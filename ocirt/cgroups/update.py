@@ -118,7 +118,7 @@ def former_properties(
 ) -> list[tuple[str, str, str, Any]]:
     """What takes told back: what was there, or what systemd takes for not set."""
     before = {name: (field, name, kind, value) for field, name, kind, value in old}
-    unset = {"t": INFINITY, "ay": b""}
+    unset = {"t": INFINITY, "ay": b"", "a(st)": []}
     return [before.get(name, (field, name, kind, unset[kind])) for field, name, kind, _ in told]
 
 

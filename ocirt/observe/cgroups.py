@@ -40,7 +40,9 @@ class Groups:
 
     def read(self, name: str) -> str:
         """Text of a cgroup file such as memory.max; NOTHING when there is none."""
-        place = self.places.get("" if self.v2 else name.partition(".")[0])
+        controller = "" if self.v2 else name.partition(".")[0]
+        # A hybrid host may have a controller in cgroup2 only (hugetlb here).
+        place = self.places.get(controller) or self.places.get("")
         if place is None:
             return NOTHING
         try:
@@ -77,6 +79,9 @@ def _memory(asked: dict[str, Any], groups: Groups) -> Iterator[Row]:
         if name == "swap" and groups.v2 and value > 0 and (asked.get("limit") or 0) > 0:
             value -= asked["limit"]
         yield f".{name}", _bytes(value), _bytes_read(groups.read(v2 if groups.v2 else v1))
+    if asked.get("kernelTCP") and not groups.v2:
+        text = groups.read("memory.kmem.tcp.limit_in_bytes")
+        yield ".kernelTCP", _bytes(asked["kernelTCP"]), _bytes_read(text)
     if (asked.get("swappiness") or -1) >= 0:
         yield ".swappiness", str(asked["swappiness"]), groups.read("memory.swappiness")
     if asked.get("disableOOMKiller"):
@@ -96,7 +101,8 @@ def _bytes_read(text: str) -> str:
 
 
 def _cpu(asked: dict[str, Any], groups: Groups) -> Iterator[Row]:
-    if shares := asked.get("shares"):
+    shares = asked.get("shares")
+    if shares and not asked.get("idle"):  # which has the least share that there is
         if groups.v2:
             yield ".shares", f"weight {_weight(shares)}", f"weight {groups.read('cpu.weight')}"
         else:
@@ -191,8 +197,8 @@ def _line_of(text: str, key: str) -> str:
 
 def _huge_pages(asked: list[dict[str, Any]], groups: Groups) -> Iterator[Row]:
     for i, entry in enumerate(asked):
-        ending = "max" if groups.v2 else "limit_in_bytes"
-        yield f"[{i}]", str(entry["limit"]), groups.read(f"hugetlb.{entry['pageSize']}.{ending}")
+        files = [f"hugetlb.{entry['pageSize']}.{ending}" for ending in ("limit_in_bytes", "max")]
+        yield f"[{i}]", str(entry["limit"]), groups.first(*files)
 
 
 def _network(asked: dict[str, Any], groups: Groups) -> Iterator[Row]:

@@ -44,7 +44,7 @@ def group_of(pid: int, controller: str) -> Path:
     if not found:
         missing(f"no {controller} controller here")
     names, path = found[0]
-    return Path(host.v1_hierarchies[names] + path)
+    return Path((host.v1_hierarchies[names] if names else host.unified_mount) + path)
 
 
 def groups_named(name: str) -> list[str]:

@@ -78,7 +78,10 @@ ROWS = [
     ({"memory": {"swappiness": (1 << 64) - 1}}, {}, {}),
     ({"memory": {"disableOOMKiller": True}}, {"memory.oom_control": "1"}, None),
     ({"memory": {"disableOOMKiller": False}}, {}, {}),
-    ({"memory": {"kernel": 4096, "kernelTCP": 4096, "useHierarchy": True}}, {}, {}),
+    ({"memory": {"kernel": 4096, "useHierarchy": True, "checkBeforeUpdate": False}}, {}, {}),
+    ({"memory": {"kernelTCP": 4096}}, {"memory.kmem.tcp.limit_in_bytes": "4096"}, {}),
+    ({"memory": {"kernelTCP": -1}}, {"memory.kmem.tcp.limit_in_bytes": "-1"}, {}),
+    ({"memory": {"kernelTCP": 0}}, {}, {}),
     ({"cpu": {"shares": 0}}, {}, {}),
     ({"cpu": {"shares": 2}}, {"cpu.shares": "2"}, {"cpu.weight": "1"}),
     ({"cpu": {"shares": 512}}, {"cpu.shares": "512"}, {"cpu.weight": "59"}),
@@ -96,6 +99,12 @@ ROWS = [
     ({"cpu": {"burst": 1000}}, {"cpu.cfs_burst_us": "1000"}, {"cpu.max.burst": "1000"}),
     ({"cpu": {"burst": 0}}, {"cpu.cfs_burst_us": "0"}, {"cpu.max.burst": "0"}),
     ({"cpu": {"idle": 1}}, {"cpu.idle": "1"}, {"cpu.idle": "1"}),
+    ({"cpu": {"idle": 0}}, {"cpu.idle": "0"}, {"cpu.idle": "0"}),
+    (
+        {"cpu": {"idle": 1, "shares": 512}},
+        {"cpu.shares": "512", "cpu.idle": "1"},
+        {"cpu.weight": "59", "cpu.idle": "1"},
+    ),
     (
         {"cpu": {"realtimeRuntime": 950000, "realtimePeriod": 1000000}},
         {"cpu.rt_runtime_us": "950000", "cpu.rt_period_us": "1000000"},
@@ -328,6 +337,77 @@ def test_every_property_of_the_schema_has_a_row():
         ({"blockIO": {"weight": 500}}, 2, [("IOWeight", "t", 4950)]),
         ({"blockIO": {"weight": 500}}, 1, [("BlockIOWeight", "t", 500)]),
         ({"pids": {"limit": 0}, "network": {"classID": 3}}, 2, []),
+        (
+            {
+                "blockIO": {
+                    "weightDevice": [{"major": 8, "minor": 0, "weight": 500}, {"major": 8, "minor": 1}]
+                }
+            },
+            2,
+            [("IODeviceWeight", "a(st)", [("/dev/block/8:0", 4950)])],
+        ),
+        (
+            {"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 500}]}},
+            1,
+            [("BlockIODeviceWeight", "a(st)", [("/dev/block/8:0", 500)])],
+        ),
+        (
+            {"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 7}]}},
+            1,
+            [("BlockIOReadBandwidth", "a(st)", [("/dev/block/8:0", 7)])],
+        ),
+        (
+            {"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 7}]}},
+            2,
+            [("IOReadBandwidthMax", "a(st)", [("/dev/block/8:0", 7)])],
+        ),
+        (
+            {"blockIO": {"throttleWriteBpsDevice": [{"major": 8, "minor": 0, "rate": 0}]}},
+            2,
+            [("IOWriteBandwidthMax", "a(st)", [("/dev/block/8:0", 18446744073709551615)])],
+        ),
+        ({"blockIO": {"throttleReadIOPSDevice": [{"major": 8, "minor": 0, "rate": 7}]}}, 1, []),
+        (
+            {"blockIO": {"throttleReadIOPSDevice": [{"major": 8, "minor": 0, "rate": 7}]}},
+            2,
+            [("IOReadIOPSMax", "a(st)", [("/dev/block/8:0", 7)])],
+        ),
+        (
+            {"blockIO": {"throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 7}]}},
+            2,
+            [("IOWriteIOPSMax", "a(st)", [("/dev/block/8:0", 7)])],
+        ),
+        ({"memory": {"reservation": 9}}, 2, [("MemoryLow", "t", 9)]),
+        ({"memory": {"reservation": 9}}, 1, []),
+        ({"memory": {"limit": 200, "swap": 300}}, 1, [("MemoryLimit", "t", 200)]),
+        (
+            {"memory": {"limit": 200, "swap": 300}},
+            2,
+            [("MemoryMax", "t", 200), ("MemorySwapMax", "t", 100)],
+        ),
+        ({"cpu": {"mems": "0,2"}}, 1, [("AllowedMemoryNodes", "ay", b"\x05")]),
+        ({"cpu": {"burst": 5, "idle": 1, "realtimeRuntime": 5, "realtimePeriod": 9}}, 1, []),
+        ({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}], "rdma": {"x": {"hcaHandles": 1}}}, 2, []),
+        (
+            {"unified": {"memory.high": "1000", "memory.min": "max", "pids.max": "7", "misc.max": "x 1"}},
+            2,
+            [
+                ("MemoryHigh", "t", 1000),
+                ("MemoryMin", "t", 18446744073709551615),
+                ("TasksMax", "t", 7),
+            ],
+        ),
+        (
+            {"unified": {"cpu.max": "5000 20000", "cpuset.cpus": "0-1", "cpu.weight": "50"}},
+            2,
+            [
+                ("CPUQuotaPeriodUSec", "t", 20000),
+                ("CPUQuotaPerSecUSec", "t", 250000),
+                ("AllowedCPUs", "ay", b"\x03"),
+                ("CPUWeight", "t", 50),
+            ],
+        ),
+        ({"unified": {"memory.high": "1G", "cpu.max": "half", "cpuset.cpus": ""}}, 2, []),
     ],
 )
 def test_systemd_gets_properties_in_its_own_units(asked, version, expected):
