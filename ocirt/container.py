@@ -8,7 +8,8 @@ import time
 from errno import ECONNREFUSED, ENOENT, ENOTDIR, ESRCH
 
 from ocirt import kernel, state
-from ocirt.errors import InitDied, NotFound, OcirtError, SpecError, StepError, Unsupported, WrongState
+from ocirt.errors import InitDied, NotFound, OcirtError, SpecError, StepError, WrongState
+from ocirt.running import Running
 from ocirt.state import StateDir
 
 TYPE_CHECKING = False
@@ -16,19 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ocirt.cgroups.freezer import Freezer
     from ocirt.context import Context
     from ocirt.launch import Launch
     from ocirt.options import CreateOptions, ExecOptions
-
-    Pids = list[int]  # in the class, list is a method
 
 S_IFMT, S_IFDIR = 0o170000, 0o040000
 SIGILL = 4
 KILL_WAIT = 10.0  # seconds for a killed container to be gone
 
 
-class Container:
+class Container(Running):
     """One container, known by its id below a state root.
 
     create() and load() make them; state is the document of state.json. The one that create() made
@@ -262,44 +260,7 @@ class Container:
 
         return cgroups.load(saved)
 
-    def _freezer(self) -> Freezer | None:
-        from ocirt.cgroups.freezer import freezer_of
-
-        return freezer_of((self.saved.get("cgroup") or {}).get("paths") or {})
-
-    def pids(self) -> Pids:
-        """All processes of the container. Raises Unsupported where they cannot be told from others."""
-        if not self.pid:
-            return []
-        manager = self.manager()
-        if manager is not None and manager.groups():
-            pids: Pids = manager.pids()
-            return pids
-        if not self.saved["pidNamespace"]:
-            raise Unsupported("pids", "a cgroup or a pid namespace of the container's own")
-        from ocirt.procfs import pids_of_namespace
-
-        return pids_of_namespace(self.saved["pid"])
-
     # Changing
-
-    def pause(self) -> None:
-        """Stop all processes of a created or running container until resume()."""
-        from ocirt.freeze import pause
-
-        pause(self)
-
-    def resume(self) -> None:
-        """Let the processes of a paused container go on."""
-        from ocirt.freeze import resume
-
-        resume(self)
-
-    def update(self, resources: dict[str, Any], *, check: bool = False) -> None:
-        """Other limits: linux.resources with what is to change (runc's update). See ocirt.update."""
-        from ocirt.update import update
-
-        update(self, resources, check=check)
 
     def start(self) -> None:
         """Let the user's program run (runtime.md, Start). Raises WrongState, or what failed."""
@@ -319,7 +280,7 @@ class Container:
                 try:
                     launch.await_exec()
                 except InitDied:
-                    raise InitDied(_how_it_ended(pidfd)) from None
+                    raise InitDied("; ".join([_how_it_ended(pidfd), *self.oom_report()])) from None
                 finally:
                     directory.unlink("start")
                     launch.close()
@@ -612,6 +573,7 @@ class Container:
         """Wait for the init process, which must be our child; 128 + N when signal N ended it."""
         if self.exit_status is None:
             self.exit_status = wait_for(self.pidfd)
+            self.warnings += self.oom_report()
             if self.exit_status == 128 + SIGILL:
                 from ocirt.explain import end_by_profile
 

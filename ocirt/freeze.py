@@ -10,13 +10,13 @@ from ocirt.errors import CgroupError, Unsupported, WrongState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ocirt.container import Container
+    from ocirt.running import Running
 
 LOCK_WAIT = 10.0  # seconds for another command that is changing the container
 NAMED = 8  # processes that an error names
 
 
-def pause(container: Container) -> None:
+def pause(container: Running) -> None:
     """Stop all processes. Raises WrongState, Unsupported, and CgroupError for who does not stop."""
     with state.open_state(container.root, container.id, patience=LOCK_WAIT) as directory:
         container.saved = directory.load()
@@ -32,7 +32,7 @@ def pause(container: Container) -> None:
             raise CgroupError("pause", freezer.directory, "", EBUSY, hint)
 
 
-def resume(container: Container) -> None:
+def resume(container: Running) -> None:
     """Let all processes go on. Without the lock: who holds it may wait for a process that is paused."""
     status = container.status
     if status != "paused":
@@ -40,7 +40,7 @@ def resume(container: Container) -> None:
     _freezer(container).thaw()
 
 
-def _freezer(container: Container) -> Freezer:
+def _freezer(container: Running) -> Freezer:
     saved = container.saved.get("cgroup") or {}
     freezer = freezer_of(saved.get("paths") or {})
     if freezer is None:

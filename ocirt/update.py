@@ -12,12 +12,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ocirt.container import Container
+    from ocirt.running import Running
 
 LOCK_WAIT = 10.0  # seconds for another command that is changing the container
 
 
-def update(container: Container, asked: dict[str, Any], *, check: bool = False) -> None:
+def update(container: Running, asked: dict[str, Any], *, check: bool = False) -> None:
     """Put linux.resources with the limits of asked in force, and keep them for what comes later.
 
     check: refuse a memory limit below what is in use. Raises SpecError, WrongState, Unsupported,

@@ -30,6 +30,7 @@ HELP: dict[str, int | str] = {"help": BOOL, "h": "help"}
 VERBS = (
     "create",
     "delete",
+    "events",
     "exec",
     "features",
     "kill",
@@ -44,6 +45,7 @@ VERBS = (
     "state",
     "update",
     "verify",
+    "wait",
 )
 NO_SUCH_VERB = 3  # the status of urfave/cli
 

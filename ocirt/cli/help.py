@@ -30,6 +30,10 @@ UPDATE = """\
 What is not named stays as it is, and so does all if one of the new limits is refused. Sizes are
 bytes or have a unit: 512k, 64M, 1.5G. -1 is no limit."""
 
+WAIT = """\
+128 + N is printed after signal N. Where the kernel tells the status only to the parent (before
+Linux 6.15), and for a container that has ended before, nothing is printed."""
+
 # verb: (what it does, words after the options, more)
 COMMANDS = {
     "create": ("create a container; its program waits for start", "ID", f"{ID}\n{BUNDLE}"),
@@ -37,6 +41,11 @@ COMMANDS = {
         "delete what is left of a container",
         "ID",
         "A running container is deleted with --force only.",
+    ),
+    "events": (
+        "show what a container uses, and when it runs out of memory, as JSON",
+        "ID",
+        "One line for each event, until the container ends.",
     ),
     "exec": (
         "run another process in a container",
@@ -76,6 +85,7 @@ COMMANDS = {
         "ID  or  --pid PID --config FILE",
         "Also for containers of other runtimes. The status is 1 when something differs.",
     ),
+    "wait": ("wait until a container has ended, and print its exit status", "ID", WAIT),
 }
 
 # option, or verb.option where it means something else: (argument, text)
@@ -107,6 +117,7 @@ TEXTS = {
     "env": ("NAME=VALUE", "set an environment variable; may be given several times"),
     "help": ("", "show this help"),
     "ignore-paused": ("", "also in a paused container: the process waits until it is resumed"),
+    "interval": ("TIME", "how often, such as 5s (default), 100ms, 1m30s"),
     "keep": ("", "do not delete the container when it has ended"),
     "l3-cache-schema": ("TEXT", "share of the L3 cache (Intel RDT)"),
     "list.format": ("FORMAT", "table (default) or json"),
@@ -136,6 +147,7 @@ TEXTS = {
     "root": ("DIR", "where state is kept (default: /run/ocirt, or $XDG_RUNTIME_DIR/ocirt)"),
     "rootless": ("WORD", "auto (default), true or false: go on where cgroups cannot be changed"),
     "spec.rootless": ("", "for a user without privileges"),
+    "stats": ("", "show what the container uses now, and end"),
     "summary": ("", "one screen: what, not how"),
     "systemd-cgroup": ("", "let systemd manage the cgroup: cgroupsPath is SLICE:PREFIX:NAME"),
     "trace": ("FILE", "write the time of every step to FILE, as Chrome trace JSON"),

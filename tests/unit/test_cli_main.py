@@ -45,7 +45,7 @@ def command(tmp_path):
 # Dispatch
 
 
-@pytest.mark.parametrize("name", ["events", "checkpoint", "x"])
+@pytest.mark.parametrize("name", ["checkpoint", "x"])
 def test_a_command_that_is_not_built_has_no_help_and_fails(command, name):
     for words in ([name], [name, "--help"], ["help", name]):
         out, err, status = command(*words)

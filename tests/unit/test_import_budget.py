@@ -23,7 +23,7 @@ def names(text: str) -> set[str]:
 BUILTIN = names("_json _socket _stat _struct errno fcntl select _signal")
 EVERY = names(
     "ocirt ocirt.cli ocirt.cli.parse ocirt.cli.root ocirt.container ocirt.errors "
-    "ocirt.kernel ocirt.log ocirt.procfs ocirt.spec ocirt.spec.jsontext ocirt.state"
+    "ocirt.kernel ocirt.log ocirt.procfs ocirt.running ocirt.spec ocirt.spec.jsontext ocirt.state"
 )
 SHIM = names("ocirt._shim ocirt._shim.lib _cffi_backend")  # 0.6 ms
 LAUNCH = SHIM | names("ocirt.initbin ocirt.interrupt ocirt.launch ocirt.plan")
@@ -50,6 +50,8 @@ BUDGET = {
     "update": CGROUPS
     | CHECK
     | names("ocirt.cgroups.devices ocirt.cgroups.update ocirt.cli.update ocirt.update"),
+    "events": CGROUPS | names("ocirt.cgroups.stats ocirt.cli.events ocirt.cli.output ocirt.events"),
+    "wait": SHIM | CGROUPS | names("ocirt.cli.output ocirt.cli.wait ocirt.events"),
     "ps": {"ocirt.cli.output", "ocirt.cli.ps"} | CGROUPS,
     "exec": LAUNCH | CGROUPS | EXECUTE | {"ocirt.cli.exec", "ocirt.foreground"},
     "kill": SHIM | CGROUPS | {"ocirt.cli.kill"},
@@ -109,6 +111,7 @@ def test_commands_load_only_what_they_need(tmp_path: Path, bundle: Bundle) -> No
         seen["update"] = loader.loaded("update", "--pids-limit", "50", name)
         seen["ps"] = loader.loaded("ps", "--format", "json", name)
         seen["resume"] = loader.loaded("resume", name)
+        seen["events"] = loader.loaded("events", "--stats", name)
         seen["list"] = loader.loaded("list")
         seen["exec"] = loader.loaded("exec", name, "/bin/true")
         seen["kill"] = loader.loaded("kill", name, "KILL")

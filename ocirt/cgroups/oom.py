@@ -1,0 +1,95 @@
+"""Out of memory: watch a container's group, and tell of what the kernel has killed."""
+
+from __future__ import annotations
+
+import posix
+import select
+
+from ocirt.cgroups.manager import write_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ocirt.cgroups.manager import Manager
+
+
+class Watch:
+    """fd gets the poll event `event` when the group runs out of memory; close() it.
+
+    v1 writes to an eventfd that was registered in cgroup.event_control, also when the group is
+    removed; memory.events of v2 can itself be polled. fd is -1 where nothing can be watched.
+    """
+
+    def __init__(self, manager: Manager) -> None:
+        self.fd = -1
+        self.event = select.POLLIN
+        self._group = manager.directory("memory") or ""
+        self._version = manager.version
+        self._kills = 0
+        if manager.version == 1 and self._group:
+            self._register()
+        elif self._group and (kills := self._count()) is not None:
+            self._kills = kills
+            self.event = select.POLLPRI
+
+    def _register(self) -> None:
+        try:
+            control = posix.open(f"{self._group}/memory.oom_control", posix.O_RDONLY | posix.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        self.fd = posix.eventfd(0, posix.EFD_CLOEXEC | posix.EFD_NONBLOCK)
+        try:
+            write_file(f"{self._group}/cgroup.event_control", f"{self.fd} {control}")
+        except OSError:
+            self.close()
+            raise
+        finally:
+            posix.close(control)
+
+    def _count(self) -> int | None:
+        """Reading is what makes the next change an event again."""
+        if self.fd < 0:
+            try:
+                self.fd = posix.open(f"{self._group}/memory.events", posix.O_RDONLY | posix.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+        try:
+            text = posix.pread(self.fd, 4096, 0).decode()
+        except OSError:  # ENODEV: the group is gone
+            return None
+        counts = dict(line.split(" ", 1) for line in text.splitlines())
+        return int(counts.get("oom_kill", 0))
+
+    def happened(self) -> bool:
+        """After an event: was it for want of memory, and not the group's end?"""
+        if self._version == 1:
+            try:
+                posix.eventfd_read(self.fd)
+                posix.stat(f"{self._group}/memory.oom_control")
+            except (BlockingIOError, FileNotFoundError):
+                return False
+            return True
+        kills = self._count()
+        if kills is None or kills <= self._kills:
+            return False
+        self._kills = kills
+        return True
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            posix.close(self.fd)
+            self.fd = -1
+
+
+def report(manager: Manager, resources: dict[str, Any] | None) -> list[str]:
+    """What to say of a container whose processes were killed for want of memory."""
+    killed = manager.oom_kills()
+    if not killed:
+        return []
+    limit = ((resources or {}).get("memory") or {}).get("limit") or 0
+    what = (
+        f"the limit of {limit} bytes" if limit > 0 else "a limit above the container's or the host's memory"
+    )
+    how_many = "one process" if killed == 1 else f"{killed} processes"
+    return [f"linux.resources.memory.limit: out of memory: the kernel killed {how_many} ({what} was reached)"]

@@ -1,0 +1,103 @@
+"""What can be done to a container that runs, and asked of it: each has a module of its own."""
+
+from __future__ import annotations
+
+from ocirt.errors import Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ocirt.cgroups.freezer import Freezer
+
+
+class Running:
+    """Base of Container, which has what is declared here."""
+
+    if TYPE_CHECKING:
+        root: str
+        id: str
+        saved: dict[str, Any]
+        pidfd: int
+        warnings: list[str]
+        _spec: dict[str, Any] | None
+
+        @property
+        def pid(self) -> int: ...
+        @property
+        def status(self) -> str: ...
+        @property
+        def spec(self) -> dict[str, Any]: ...
+        def manager(self) -> Any: ...
+        def wait(self) -> int: ...
+
+    # Changing
+
+    def pause(self) -> None:
+        """Stop all processes of a created or running container until resume()."""
+        from ocirt.freeze import pause
+
+        pause(self)
+
+    def resume(self) -> None:
+        """Let the processes of a paused container go on."""
+        from ocirt.freeze import resume
+
+        resume(self)
+
+    def update(self, resources: dict[str, Any], *, check: bool = False) -> None:
+        """Other limits: linux.resources with what is to change (runc's update). See ocirt.update."""
+        from ocirt.update import update
+
+        update(self, resources, check=check)
+
+    # Looking
+
+    def pids(self) -> list[int]:
+        """All processes of the container. Raises Unsupported where they cannot be told from others."""
+        if not self.pid:
+            return []
+        manager = self.manager()
+        if manager is not None and manager.groups():
+            pids: list[int] = manager.pids()
+            return pids
+        if not self.saved["pidNamespace"]:
+            raise Unsupported("pids", "a cgroup or a pid namespace of the container's own")
+        from ocirt.procfs import pids_of_namespace
+
+        return pids_of_namespace(self.saved["pid"])
+
+    def stats(self) -> dict[str, Any]:
+        """A stats event with what the container uses now, under runc's keys."""
+        from ocirt.events import stats_event
+
+        return stats_event(self)
+
+    def watch(self, interval: float, emit: Callable[[dict[str, Any]], None]) -> None:
+        """Give emit stats every interval seconds, and oom events, until the container ends."""
+        from ocirt.events import watch
+
+        watch(self, interval, emit)
+
+    def oom_report(self) -> list[str]:
+        """What there is to say of processes that were killed for want of memory."""
+        manager = self.manager()
+        if manager is None or not manager.oom_kills():
+            return []
+        from ocirt.cgroups.oom import report
+
+        return report(manager, (self.spec.get("linux") or {}).get("resources"))
+
+    def await_end(self) -> int | None:
+        """Wait for the init process of whoever made it; its status as wait() has it, if it is told."""
+        if self.pidfd >= 0:
+            return self.wait()
+        from ocirt.events import await_end
+
+        return await_end(self)
+
+    def _freezer(self) -> Freezer | None:
+        from ocirt.cgroups.freezer import freezer_of
+
+        return freezer_of((self.saved.get("cgroup") or {}).get("paths") or {})
