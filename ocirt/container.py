@@ -479,10 +479,17 @@ class Container(Running):
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
             if not poll.poll(KILL_WAIT * 1000):
-                raise OcirtError(f"container {self.id} did not end within {KILL_WAIT:g} s of SIGKILL")
+                raise OcirtError(self._undead())
             self._reap(pidfd)
         finally:
             posix.close(pidfd)
+
+    def _undead(self) -> str:
+        from ocirt.cgroups.manager import describe_processes
+
+        pids = [self.saved["pid"], *(pid for pid in self.pids() if pid != self.saved["pid"])]
+        text = f"container {self.id} did not end within {KILL_WAIT:g} s of SIGKILL"
+        return f"{text}: {describe_processes(pids)}"
 
     def _destroy(self, directory: StateDir) -> None:
         """cgroup, then state: in this order, so that a failure can be tried again."""

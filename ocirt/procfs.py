@@ -82,6 +82,25 @@ def wchan(pid: int | str) -> str:
     return "" if name == "0" else name
 
 
+def command(pid: int | str) -> str:
+    """Name of the program, 15 letters of it; "" when there is no such process."""
+    try:
+        line = read(f"/proc/{pid}/stat")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    name = line[line.index(b"(") + 1 : line.rindex(b")")].decode("utf-8", "replace")
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def working_directory(pid: int | str) -> str:
+    """As the process sees it; "" when we may not know it, or it has ended."""
+    try:
+        path = posix.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return ""
+    return path if path.isprintable() else ascii(path)[1:-1]
+
+
 def pids_of_namespace(pid: int) -> list[int]:
     """The processes that are in the same pid namespace as this one, as we see them."""
     namespace = posix.readlink(f"/proc/{pid}/ns/pid")

@@ -362,10 +362,6 @@ def read_key(path: str, key: str) -> int:
     return 0
 
 
-def join_opener(path: str) -> Opener:
-    return lambda: posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
-
-
 def directory_opener(path: str) -> Opener:
     return lambda: posix.open(path, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
 
@@ -467,16 +463,32 @@ def frozen_error(directory: str) -> CgroupError:
 
 def who_is_inside(directory: str) -> str:
     """The processes that keep a group from being removed, with what they wait for."""
+    words = describe_processes(pids_below(directory))
+    return f"still inside: {words}" if words else "no process is inside; is it being used elsewhere?"
+
+
+def describe_processes(pids: list[int]) -> str:
+    """ "pid 7 (D, in nfs_wait): cp in /mnt" for each of the first: its name and directory tell what it holds.
+
+    Nothing here can hang: /proc/PID/cmdline would wait for a process that waits with its memory locked.
+    """
     from ocirt import procfs
 
     words = []
-    for pid in pids_below(directory)[:8]:
-        state = procfs.process_state(pid) or "gone"
+    for pid in pids[:8]:
+        state = procfs.process_state(pid)
+        if not state:
+            words.append(f"pid {pid} (gone)")
+            continue
         where = procfs.wchan(pid)
-        words.append(f"pid {pid} ({state}, in {where})" if where else f"pid {pid} ({state})")
-    return (
-        "still inside: " + ", ".join(words) if words else "no process is inside; is it being used elsewhere?"
-    )
+        text = f"pid {pid} ({state}, in {where})" if where else f"pid {pid} ({state})"
+        words.append(f"{text}: {procfs.command(pid)}")
+        directory = procfs.working_directory(pid)
+        if directory:
+            words[-1] += f" in {directory}"
+    if len(pids) > 8:
+        words.append(f"{len(pids) - 8} more")
+    return ", ".join(words)
 
 
 def _refused(field: str, path: str, text: str, errno: int) -> CgroupError:

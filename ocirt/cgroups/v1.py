@@ -8,8 +8,9 @@ The init joins by writing "0" into `tasks` itself: a single thread moves without
 from __future__ import annotations
 
 import posix
-from errno import EINVAL
+from errno import EINVAL, ENOENT
 
+from ocirt import procfs
 from ocirt.cgroups.manager import (
     DENIED,
     FIELD,
@@ -17,7 +18,6 @@ from ocirt.cgroups.manager import (
     check_empty,
     directory_opener,
     frozen_error,
-    join_opener,
     make_group,
     read_key,
     read_text,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ocirt.cgroups.v2 import V2Manager
     from ocirt.host import Host
 
+TO_JOIN = posix.O_WRONLY | posix.O_CLOEXEC
 CPUSET_FILES = ("cpuset.cpus", "cpuset.mems")
 SECTIONS = (  # of linux.resources, with their controllers on v1 and v2
     ("memory", "memory", "memory"),
@@ -102,7 +103,9 @@ class V1Manager(Manager):
         unified = self._for_unified(resources)
         super().apply(_but(resources, unified), field)
         if unified:
-            self._unified().apply(unified, field)
+            group = self._unified()
+            group.enable_controllers()
+            group.apply(unified, field)
         cpuset = self.paths.get("cpuset")
         if cpuset and self.tops:
             # After the limits: values of one's own must not collide with the parent's
@@ -120,7 +123,9 @@ class V1Manager(Manager):
             # First: where v1 refuses something afterwards, the way back is the same the other way.
             theirs = {name: old[name] for name in unified if name in old}
             ours = {name: new[name] for name in unified}
-            self._unified().update(theirs, ours, unified, check=check)
+            group = self._unified()
+            group.enable_controllers()
+            group.update(theirs, ours, unified, check=check)
         try:
             super().update(_but(old, unified), _but(new, unified), _but(asked, unified), check=check)
         except BaseException:
@@ -137,12 +142,9 @@ class V1Manager(Manager):
         return {section: resources[section] for section, _, controller in missing if controller in has}
 
     def _unified(self) -> V2Manager:
-        """The group in cgroup2, with all controllers that there are."""
         from ocirt.cgroups.v2 import V2Manager
 
-        group = V2Manager(self.paths[""], self.unified_mount)
-        group.enable_controllers()
-        return group
+        return V2Manager(self.paths[""], self.unified_mount)
 
     def apply_devices(self, entries: list[dict[str, Any]] | None) -> None:
         from ocirt.cgroups import devices
@@ -173,11 +175,37 @@ class V1Manager(Manager):
         found = {}
         for controller, directory in self.paths.items():
             if controller:
-                found[directory] = (f"{directory}/tasks", join_opener(f"{directory}/tasks"))
+                found[directory] = (f"{directory}/tasks", self._opener(controller, directory))
         return list(found.values())
 
+    def _opener(self, controller: str, directory: str) -> Opener:
+        def open_tasks() -> int:
+            try:
+                return posix.open(f"{directory}/tasks", TO_JOIN)
+            except FileNotFoundError:
+                if not self.init_pid:
+                    raise
+            # Removed while the container runs: where its init is now.
+            return posix.open(f"{self._group_of_init(controller)}/tasks", TO_JOIN)
+
+        return open_tasks
+
+    def _group_of_init(self, controller: str) -> str:
+        from ocirt.host import Host
+
+        for key, path in procfs.cgroup_paths(self.init_pid).items():
+            if controller in key.split(","):
+                return f"{Host().v1_hierarchies[key]}{path}"
+        raise FileNotFoundError(ENOENT, f"the container is in no group of {controller}")
+
     def cgroup_dir_opener(self) -> Opener | None:
-        return directory_opener(self.paths[""]) if "" in self.paths else None
+        if "" not in self.paths:
+            return None
+        if not self.unified_mount:
+            return directory_opener(self.paths[""])
+        group = self._unified()
+        group.init_pid = self.init_pid
+        return group.cgroup_dir_opener()
 
     def attach(self, pid: int) -> None:
         for directory in self.groups():

@@ -153,10 +153,15 @@ class V2Manager(Manager):
         """The group, or where the init has gone: a systemd or dockerd inside moves itself into a
         group below, and hands controllers on, after which nobody can join the group above.
         """
-        directory = self.path
-        if self.init_pid and read_text(f"{directory}/cgroup.subtree_control"):
-            directory = self.mount + procfs.cgroup_paths(self.init_pid)[""]
-        return posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+        flags = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC
+        if not self.init_pid:
+            return posix.open(self.path, flags)
+        if not read_text(f"{self.path}/cgroup.subtree_control"):
+            try:
+                return posix.open(self.path, flags)
+            except FileNotFoundError:
+                pass  # removed while the container runs
+        return posix.open(self.mount + procfs.cgroup_paths(self.init_pid)[""], flags)
 
     def attach(self, pid: int) -> None:
         write_file(f"{self.path}/cgroup.procs", str(pid))
