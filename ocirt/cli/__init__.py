@@ -30,6 +30,7 @@ HELP: dict[str, int | str] = {"help": BOOL, "h": "help"}
 VERBS = (
     "create",
     "delete",
+    "doctor",
     "events",
     "exec",
     "features",

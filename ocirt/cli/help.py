@@ -42,6 +42,11 @@ COMMANDS = {
         "ID",
         "A running container is deleted with --force only.",
     ),
+    "doctor": (
+        "show what this host offers, what is missing for what, and how to mend it",
+        "",
+        "Nothing is changed. The status is 1 when no container can run.",
+    ),
     "events": (
         "show what a container uses, and when it runs out of memory, as JSON",
         "ID",
@@ -114,6 +119,7 @@ TEXTS = {
     "debug": ("", "tell more, with a traceback for errors"),
     "delete.force": ("", "kill the container if it runs; no error if there is none"),
     "detach": ("", "return as soon as the program runs"),
+    "doctor.json": ("", "as JSON"),
     "env": ("NAME=VALUE", "set an environment variable; may be given several times"),
     "help": ("", "show this help"),
     "ignore-paused": ("", "also in a paused container: the process waits until it is resumed"),

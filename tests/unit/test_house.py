@@ -39,7 +39,7 @@ LAYERS = (
     "salvage freeze update events",
     "running",
     "container",
-    "verify features describe foreground run",
+    "verify features describe doctor foreground run",
     "cli",
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
