@@ -222,7 +222,7 @@ TABLE: dict[str, tuple[tuple[str, str, str, str, Any], ...]] = {
     ),
     "cpu": (
         ("shares", "cpu.shares", "cpu.weight", "CPUShares|CPUWeight t", shares),
-        ("idle", "?cpu.idle", "?cpu.idle", "", given),  # an idle group takes no shares any more
+        ("idle", "?cpu.idle", "?cpu.idle", "|CPUWeight t", given),  # an idle group takes no shares any more
         ("period", "cpu.cfs_period_us", "cpu.max", "CPUQuotaPeriodUSec t", period_v1),
         ("quota", "cpu.cfs_quota_us", "cpu.max", "CPUQuotaPerSecUSec t", quota),
         ("burst", "?cpu.cfs_burst_us", "?cpu.max.burst", "", given),
@@ -396,6 +396,9 @@ def is_decimal(value: str) -> bool:
 
 def _property_value(wanted: str, section: dict[str, Any], name: str, convert: Any, version: int) -> Any:
     value = section.get(name)
+    if name == "idle":  # to systemd a weight of its own; not idle is the weight that there was
+        usual = weight_of_shares(section["shares"]) if section.get("shares") else INFINITY
+        return None if value is None else IDLE_WEIGHT if value else usual
     if wanted == "CPUQuotaPeriodUSec":
         return value or None
     if wanted == "CPUQuotaPerSecUSec":
@@ -413,6 +416,7 @@ def _property_value(wanted: str, section: dict[str, Any], name: str, convert: An
 
 
 INFINITY = (1 << 64) - 1
+IDLE_WEIGHT = 0  # systemd 252
 
 
 def _device_values(entries: list[dict[str, Any]], version: int) -> list[tuple[str, int]]:

@@ -18,7 +18,7 @@ from errno import EACCES, ECANCELED, ECONNREFUSED, EEXIST, EINVAL, EIO, ENOENT, 
 from ocirt import kernel, procfs
 from ocirt.cgroups import devices
 from ocirt.cgroups.manager import PATH_FIELD, Manager, check_empty, frozen_error, make_group, read_key
-from ocirt.cgroups.resources import FIELD, properties
+from ocirt.cgroups.resources import FIELD, IDLE_WEIGHT, properties
 from ocirt.errors import CgroupError, SpecError, Unsupported
 
 TYPE_CHECKING = False
@@ -38,6 +38,8 @@ ANNOTATION = "org.systemd.property."
 # What cgroupsPath and the runtime decide; an annotation that sets it would take the process away.
 OURS = ("PIDs", "PIDFDs", "Slice", "Delegate", "DelegateSubgroup", "ControlGroup")
 UNIT_NAME_MAX = 255
+PROPERTIES = "org.freedesktop.DBus.Properties"
+KNOWS_IDLE = 252  # version of systemd
 UNIT_LETTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:-_.\\@")
 ERRNO = {
     "org.freedesktop.DBus.Error.AccessDenied": EACCES,
@@ -247,7 +249,7 @@ class SystemdManager(Manager):
                 self._call(bus, "AttachProcessesToUnit", "ssau", self.unit, "", [pid])
             return
         bus = self._bus = self._connect()
-        job = self._start(bus, [*self.wanted, ("PIDs", ("au", [pid]))])
+        job = self._start(bus, [*self._known(bus, self.wanted), ("PIDs", ("au", [pid]))])
         self._started = True
         result = self._ask("StartTransientUnit", bus.wait_for_job, job)
         if result != "done":
@@ -294,6 +296,17 @@ class SystemdManager(Manager):
             make_group(directory, top, lambda _: None)
         self.files.apply({})  # nobody can join an empty cpuset
         self.files.attach(pid)
+
+    def _known(self, bus: Bus, wanted: list[Property]) -> list[Property]:
+        """Without what this systemd is too old for. One that knows idle groups ends it when not told."""
+        idle: Property = ("CPUWeight", ("t", IDLE_WEIGHT))
+        if idle not in wanted:
+            return wanted
+        words = ("org.freedesktop.systemd1.Manager", "Version")
+        (text,) = self._ask("Get", lambda: bus.call("Get", "ss", *words, interface=PROPERTIES))
+        digits = "".join(letter if letter.isdigit() else " " for letter in str(text)).split()
+        new_enough = bool(digits) and int(digits[0]) >= KNOWS_IDLE
+        return wanted if new_enough else [each for each in wanted if each != idle]
 
     def _abandon(self) -> None:
         """Undo. A scope of the same name that is not ours stays."""
@@ -374,7 +387,7 @@ class SystemdManager(Manager):
         if not wanted:
             return
         with self._bus or self._connect() as bus:
-            self._call(bus, "SetUnitProperties", "sba(sv)", self.unit, True, wanted)
+            self._call(bus, "SetUnitProperties", "sba(sv)", self.unit, True, self._known(bus, wanted))
             self._ask("Ping", lambda: bus.call("Ping", interface="org.freedesktop.DBus.Peer"))
         self._bus = None
 

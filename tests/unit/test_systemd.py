@@ -321,6 +321,18 @@ def test_an_update_tells_systemd_of_device_rules(scope):
         manager.update_devices([{"allow": True, "access": "rwm"}], [DENY_ALL])
 
 
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [("252 (252.39-1~deb12u1)", True), ("255.4", True), ("v257", True), ("249 (249.11)", False), ("", False)],
+)
+def test_a_systemd_that_knows_idle_groups_is_told_of_one(scope, version, told):
+    manager, bus = scope({"Get": [[version]]}, [("CPUWeight", ("t", 0)), ("TasksMax", ("t", 5))])
+    manager.attach(42)
+    assert bus.calls == ["Get", "StartTransientUnit"]
+    assert (("CPUWeight", ("t", 0)) in bus.arguments[1][2]) == told
+    assert ("TasksMax", ("t", 5)) in bus.arguments[1][2]
+
+
 def test_a_new_scope_is_told_of_device_rules_that_deny_something(scope):
     manager, bus = scope({})
     manager.attach(42)

@@ -2,7 +2,7 @@
 """Cases that need cgroup v2, systemd or AppArmor: run by root in the guest of `vm`, without pytest,
 as Python is slow there. Each prints one line: `ok NAME` or `FAIL NAME: reason`.
 
-    guest_cases.py RUNTIME LAYOUT [NAME...]        LAYOUT: v2, hybrid
+    guest_cases.py RUNTIME LAYOUT [NAME...]        LAYOUT: v2, hybrid, v1
 """
 
 import contextlib
@@ -179,7 +179,8 @@ class Container:
         self.how = how
         self.directory = directory
         self.pid = json.loads(runtime.call("state", name, **how))["pid"]
-        self.cgroup = cgroup_of(self.pid)
+        v1 = not os.path.ismount("/sys/fs/cgroup/unified") and os.path.ismount("/sys/fs/cgroup/memory")
+        self.cgroup = cgroup_of(self.pid, "name=systemd" if v1 else "")
         self.unit = os.path.basename(self.cgroup)
 
     def exec(self, *words):
@@ -678,4 +679,8 @@ def main(path, layout, names):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
+    # By its name, so that the modules with more cases add them to the same list.
+    import guest_cases
+    import guest_controllers  # noqa: F401
+
+    sys.exit(guest_cases.main(sys.argv[1], sys.argv[2], sys.argv[3:]))

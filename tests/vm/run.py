@@ -2,7 +2,7 @@
 """Run guest_cases.py in the virtual machine: with the ocirt of a virtual environment, or with the
 guest's runc or crun.
 
-    run.py [--runtime ocirt|runc|crun] [--layout v2|hybrid] [NAME...]
+    run.py [--runtime ocirt|runc|crun] [--layout v2|hybrid|v1] [NAME...]
 
 The image is made when it is missing. Prints what the guest prints; exits with its status.
 """
@@ -25,7 +25,7 @@ LIMIT = 900  # seconds
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runtime", default="ocirt", choices=("ocirt", "runc", "crun"))
-    parser.add_argument("--layout", default="v2", choices=("v2", "hybrid"))
+    parser.add_argument("--layout", default="v2", choices=("v2", "hybrid", "v1"))
     parser.add_argument("names", nargs="*", metavar="NAME")
     words = parser.parse_args()
     build()

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.vm import guest_cases, run
+from tests.vm import run
+
+# Under the names that they have in the guest, where they lie side by side.
+sys.path.insert(0, str(Path(__file__).parent))
+import guest_cases  # type: ignore[import-not-found]
+import guest_controllers  # type: ignore[import-not-found]  # noqa: F401
 
 LINE = re.compile(r"(ok|FAIL) (\S+?)(?:: (.*))? \([\d.]+ s\)")
 NAMES = {
     layout: [name for name, _, _, layouts, only in guest_cases.CASES if layout in layouts]
-    for layout in ("v2", "hybrid")
+    for layout in ("v2", "hybrid", "v1")
 }
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.root]
 
