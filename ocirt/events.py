@@ -29,7 +29,13 @@ def stats_event(container: Running) -> Event:
     pid = container.pid
     if not pid:
         raise WrongState("stopped", "running", f"container with id {container.id} is not running")
-    return {"type": "stats", "id": container.id, "data": stats(container.manager(), pid)}
+    return {"type": "stats", "id": container.id, "data": stats(*_groups(container), pid)}
+
+
+def _groups(container: Running) -> tuple[dict[str, str], int]:
+    """Paths and version, without what loading a manager costs."""
+    saved = container.saved.get("cgroup") or {}
+    return saved.get("paths") or {}, saved.get("version", 2)
 
 
 def watch(container: Running, interval: float, emit: Callable[[Event], None]) -> None:
@@ -39,7 +45,7 @@ def watch(container: Running, interval: float, emit: Callable[[Event], None]) ->
     pidfd = open_pidfd(container)
     if pidfd < 0 or not container.pid:
         raise WrongState("stopped", "running", f"container with id {container.id} is not running")
-    out_of_memory = Watch(container.manager())
+    out_of_memory = Watch(*_groups(container))
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)

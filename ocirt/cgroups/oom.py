@@ -5,7 +5,7 @@ from __future__ import annotations
 import posix
 import select
 
-from ocirt.cgroups.manager import write_file
+from ocirt.cgroups.files import write_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ class Watch:
     removed; memory.events of v2 can itself be polled. fd is -1 where nothing can be watched.
     """
 
-    def __init__(self, manager: Manager) -> None:
+    def __init__(self, paths: dict[str, str], version: int) -> None:
         self.fd = -1
         self.event = select.POLLIN
-        self._group = manager.directory("memory") or ""
-        self._version = manager.version
+        self._group = paths.get("memory" if version == 1 else "", "")
+        self._version = version
         self._kills = 0
-        if manager.version == 1 and self._group:
+        if version == 1 and self._group:
             self._register()
         elif self._group and (kills := self._count()) is not None:
             self._kills = kills

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import posix
 
-from ocirt.cgroups.manager import read_text
+from ocirt.cgroups.files import read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
-
-    from ocirt.cgroups.manager import Manager
 
 MAX = (1 << 64) - 1  # no limit on v2
 TICK_NS = 10_000_000  # cpuacct.stat counts in hundredths of a second (USER_HZ)
@@ -51,15 +49,17 @@ NET_FIELDS = (  # columns of /proc/net/dev
 )
 
 
-def stats(manager: Manager, pid: int) -> dict[str, Any]:
-    """cpu in nanoseconds, memory in bytes. pid: a process in the container's network namespace."""
-    v2 = manager.paths.get("", "")
-    read = _cgroup2 if manager.version == 2 else _cgroup1
-    found = read(manager)
+def stats(paths: dict[str, str], version: int, pid: int) -> dict[str, Any]:
+    """cpu in nanoseconds, memory in bytes. paths: controller to directory, "" for cgroup2.
+
+    pid: a process in the container's network namespace.
+    """
+    v2 = paths.get("", "")
+    found = _cgroup2(v2) if version == 2 else _cgroup1(paths)
     for section, name in (("cpu", "cpu"), ("memory", "memory"), ("blkio", "io")):
         if pressure := _pressure(f"{v2}/{name}.pressure") if v2 else None:
             found[section]["psi"] = pressure
-    found["hugetlb"] = _huge_pages(manager.directory("hugetlb") or v2)
+    found["hugetlb"] = _huge_pages(paths.get("hugetlb") or v2)
     found["intel_rdt"] = {}
     found["network_interfaces"] = _interfaces(pid)
     return found
@@ -68,13 +68,13 @@ def stats(manager: Manager, pid: int) -> dict[str, Any]:
 # cgroup v1
 
 
-def _cgroup1(manager: Manager) -> dict[str, Any]:
+def _cgroup1(paths: dict[str, str]) -> dict[str, Any]:
     return {
-        "cpu": _cpu_v1(manager.directory("cpuacct"), manager.directory("cpu")),
-        "cpuset": _cpuset_v1(manager.directory("cpuset")),
-        "memory": _memory_v1(manager.directory("memory")),
-        "pids": _pids(manager.directory("pids")),
-        "blkio": _blkio_v1(manager.directory("blkio")),
+        "cpu": _cpu_v1(paths.get("cpuacct"), paths.get("cpu")),
+        "cpuset": _cpuset_v1(paths.get("cpuset")),
+        "memory": _memory_v1(paths.get("memory")),
+        "pids": _pids(paths.get("pids")),
+        "blkio": _blkio_v1(paths.get("blkio")),
     }
 
 
@@ -159,8 +159,7 @@ def _entry(device: str, operation: str, value: int) -> dict[str, Any]:
 # cgroup v2
 
 
-def _cgroup2(manager: Manager) -> dict[str, Any]:
-    group = manager.paths.get("")
+def _cgroup2(group: str) -> dict[str, Any]:
     if not group:  # no cgroup of its own
         return {"cpu": {}, "cpuset": {}, "memory": {}, "pids": {}, "blkio": {}}
     return {

@@ -17,7 +17,8 @@ from errno import EACCES, ECANCELED, ECONNREFUSED, EEXIST, EINVAL, EIO, ENOENT, 
 
 from ocirt import kernel, procfs
 from ocirt.cgroups import devices
-from ocirt.cgroups.manager import PATH_FIELD, Manager, check_empty, frozen_error, make_group, read_key
+from ocirt.cgroups.files import read_key
+from ocirt.cgroups.manager import PATH_FIELD, Manager, check_empty, frozen_error, make_group
 from ocirt.cgroups.resources import FIELD, IDLE_WEIGHT, properties
 from ocirt.errors import CgroupError, SpecError, Unsupported
 

@@ -127,7 +127,7 @@ def former_properties(
 
 def roll_back(undo: Undo) -> list[str]:
     """Write back what was there, the last first; the files that refuse it."""
-    from ocirt.cgroups.manager import write_file
+    from ocirt.cgroups.files import write_file
 
     failed = []
     for path, before, written in reversed(undo):

@@ -11,6 +11,7 @@ import posix
 from errno import EINVAL, ENOENT
 
 from ocirt import procfs
+from ocirt.cgroups.files import read_key, read_text, write_file
 from ocirt.cgroups.manager import (
     DENIED,
     FIELD,
@@ -19,10 +20,7 @@ from ocirt.cgroups.manager import (
     directory_opener,
     frozen_error,
     make_group,
-    read_key,
-    read_text,
     resolve,
-    write_file,
 )
 from ocirt.errors import CgroupError, Unsupported
 

@@ -6,6 +6,7 @@ import posix
 from errno import EBUSY
 
 from ocirt import kernel, procfs
+from ocirt.cgroups.files import read_key, read_text, write_file
 from ocirt.cgroups.manager import (
     DENIED,
     FIELD,
@@ -15,10 +16,7 @@ from ocirt.cgroups.manager import (
     check_empty,
     frozen_error,
     make_group,
-    read_key,
-    read_text,
     resolve,
-    write_file,
 )
 from ocirt.errors import CgroupError
 

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from ocirt.cgroups import stats as module
-from ocirt.cgroups.manager import NoCgroup
 from ocirt.cgroups.oom import Watch, report
-from ocirt.cgroups.v1 import V1Manager
 from ocirt.cgroups.v2 import V2Manager
 from ocirt.cli.events import seconds
 from ocirt.errors import OcirtError
@@ -77,7 +75,7 @@ def test_v1_is_read_under_runcs_keys(tmp_path):
     fill(tmp_path, V1)
     paths = {path.name: str(path) for path in tmp_path.iterdir()}
     paths[""] = paths.pop("unified")
-    found = module.stats(V1Manager(paths), os.getpid())
+    found = module.stats(paths, 1, os.getpid())
     assert found == {
         "cpu": {
             "usage": {
@@ -127,7 +125,7 @@ def test_v1_is_read_under_runcs_keys(tmp_path):
 
 def test_v2_is_read_under_the_same_keys(tmp_path):
     fill(tmp_path, V2)
-    found = module.stats(V2Manager(str(tmp_path), str(tmp_path.parent)), os.getpid())
+    found = module.stats({"": str(tmp_path)}, 2, os.getpid())
     none = {"avg10": 0.0, "avg60": 0.0, "avg300": 0.0, "total": 0}
     assert found == {
         "cpu": {
@@ -166,13 +164,13 @@ def test_v2_is_read_under_the_same_keys(tmp_path):
 
 def test_the_limit_of_memory_and_swap_is_their_sum_on_v2(tmp_path):
     fill(tmp_path, {**V2, "memory.max": "2000\n"})
-    found = module.stats(V2Manager(str(tmp_path), str(tmp_path.parent)), os.getpid())
+    found = module.stats({"": str(tmp_path)}, 2, os.getpid())
     assert found["memory"]["swap"]["limit"] == 2050
 
 
-@pytest.mark.parametrize("manager", [NoCgroup("nothing"), V1Manager({"": "/nowhere"}), V2Manager("/no", "/")])
-def test_where_nothing_is_told_the_keys_are_there(manager):
-    found = module.stats(manager, os.getpid())
+@pytest.mark.parametrize(("paths", "version"), [({}, 2), ({"": "/nowhere"}, 1), ({"": "/nowhere"}, 2)])
+def test_where_nothing_is_told_the_keys_are_there(paths, version):
+    found = module.stats(paths, version, os.getpid())
     names = ["cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "network_interfaces"]
     assert list(found) == names
 
@@ -183,7 +181,7 @@ def test_where_nothing_is_told_the_keys_are_there(manager):
 def test_v2_tells_a_kill_by_its_counter(tmp_path):
     events = tmp_path / "memory.events"
     events.write_text("oom 0\noom_kill 1\n")
-    watch = Watch(V2Manager(str(tmp_path), str(tmp_path)))
+    watch = Watch({"": str(tmp_path)}, 2)
     try:
         assert watch.event == select.POLLPRI
         assert not watch.happened()  # that one was before
@@ -199,7 +197,7 @@ def test_v2_tells_a_kill_by_its_counter(tmp_path):
 def test_v1_registers_an_eventfd_for_the_oom_control_file(tmp_path):
     (tmp_path / "memory.oom_control").write_text("")
     (tmp_path / "cgroup.event_control").write_text("")
-    watch = Watch(V1Manager({"memory": str(tmp_path)}))
+    watch = Watch({"memory": str(tmp_path)}, 1)
     try:
         assert (tmp_path / "cgroup.event_control").read_text().split()[0] == str(watch.fd)
         assert not watch.happened()
@@ -212,9 +210,9 @@ def test_v1_registers_an_eventfd_for_the_oom_control_file(tmp_path):
         watch.close()
 
 
-@pytest.mark.parametrize("manager", [NoCgroup("nothing"), V1Manager({"pids": "/x"}), V2Manager("/no", "/")])
-def test_what_cannot_be_watched_is_not(manager):
-    assert Watch(manager).fd == -1
+@pytest.mark.parametrize(("paths", "version"), [({}, 2), ({"pids": "/x"}, 1), ({"": "/nowhere"}, 2)])
+def test_what_cannot_be_watched_is_not(paths, version):
+    assert Watch(paths, version).fd == -1
 
 
 @pytest.mark.parametrize(

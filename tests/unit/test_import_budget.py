@@ -28,7 +28,9 @@ EVERY = names(
 SHIM = names("ocirt._shim ocirt._shim.lib _cffi_backend")  # 0.6 ms
 LAUNCH = SHIM | names("ocirt.initbin ocirt.interrupt ocirt.launch ocirt.plan")
 FREEZER = names("ocirt.cgroups ocirt.cgroups.freezer")
-CGROUPS = FREEZER | names("ocirt.cgroups.manager ocirt.cgroups.resources ocirt.cgroups.v1 ocirt.cgroups.v2")
+CGROUPS = FREEZER | names(
+    "ocirt.cgroups.files ocirt.cgroups.manager ocirt.cgroups.resources ocirt.cgroups.v1 ocirt.cgroups.v2"
+)
 COMPILE = names(
     "ocirt.build ocirt.capabilities ocirt.cgroup_mount ocirt.cgroups.apply ocirt.cgroups.devices "
     "ocirt.cli.create ocirt.context ocirt.devices ocirt.fields ocirt.hooks ocirt.host ocirt.mount_options "
@@ -50,7 +52,8 @@ BUDGET = {
     "update": CGROUPS
     | CHECK
     | names("ocirt.cgroups.devices ocirt.cgroups.update ocirt.cli.update ocirt.update"),
-    "events": CGROUPS | names("ocirt.cgroups.stats ocirt.cli.events ocirt.cli.output ocirt.events"),
+    "events": FREEZER
+    | names("ocirt.cgroups.files ocirt.cgroups.stats ocirt.cli.events ocirt.cli.output ocirt.events"),
     "wait": SHIM | CGROUPS | names("ocirt.cli.output ocirt.cli.wait ocirt.events"),
     "ps": {"ocirt.cli.output", "ocirt.cli.ps"} | CGROUPS,
     "exec": LAUNCH | CGROUPS | EXECUTE | {"ocirt.cli.exec", "ocirt.foreground"},
