@@ -108,6 +108,9 @@ class Bench:
             "state": lambda: self.with_sleeper(self.state),
             "exec": lambda: self.with_sleeper(self.execute),
             "exec-spaced": lambda: self.with_sleeper(self.execute, spaced=True),
+            "update": lambda: self.with_sleeper(self.update),
+            "pause-resume": lambda: self.with_sleeper(self.pause_resume),
+            "events-stats": lambda: self.with_sleeper(self.stats, without="crun"),  # which has none
             "in-process": self.in_process,
             "init-rss": self.init_rss,
             "runtime-rss": self.runtime_rss,
@@ -151,30 +154,44 @@ class Bench:
     def execute(self, name: str, container_id: str) -> None:
         self.call(name, "exec", container_id, "/bin/true")
 
+    def update(self, name: str, container_id: str) -> None:
+        self.call(name, "update", "--pids-limit", "50", container_id)
+
+    def pause_resume(self, name: str, container_id: str) -> None:
+        self.call(name, "pause", container_id)
+        self.call(name, "resume", container_id)
+
+    def stats(self, name: str, container_id: str) -> None:
+        self.call(name, "events", "--stats", container_id)
+
     # How
 
-    def times(self, action: Callable[[str], None], spaced: bool = False) -> dict[str, object]:
+    def times(
+        self, action: Callable[[str], None], spaced: bool = False, without: str = ""
+    ) -> dict[str, object]:
         """Alternate between the runtimes; block: ten in a row of each, so that rhythms stay apart."""
-        samples: dict[str, list[float]] = {name: [] for name in self.runtimes}
+        samples: dict[str, list[float]] = {name: [] for name in self.runtimes if name != without}
         if spaced:
             for _ in range(self.rounds):
-                for name in self.runtimes:
+                for name in samples:
                     time.sleep(SPACE)
                     samples[name].append(timed(action, name))
         else:
             for _ in range(max(1, self.rounds // 10)):
-                for name in self.runtimes:
+                for name in samples:
                     action(name)  # not counted: the first after another runtime
                     samples[name] += [timed(action, name) for _ in range(10)]
         return summary(samples)
 
-    def with_sleeper(self, action: Callable[[str, str], None], spaced: bool = False) -> dict[str, object]:
+    def with_sleeper(
+        self, action: Callable[[str, str], None], spaced: bool = False, without: str = ""
+    ) -> dict[str, object]:
         ids = {}
         for name in self.runtimes:
             ids[name] = self.new_id()
             self.call(name, "run", "--detach", "--bundle", str(self.sleeper), ids[name])
         try:
-            return self.times(lambda name: action(name, ids[name]), spaced)
+            return self.times(lambda name: action(name, ids[name]), spaced, without)
         finally:
             for name, container_id in ids.items():
                 self.call(name, "delete", "--force", container_id)

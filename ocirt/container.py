@@ -196,8 +196,7 @@ class Container(Running):
             return self._status_without_pid()
         if not self._alive():
             return "stopped"
-        freezer = self._freezer()
-        if freezer is not None and freezer.is_paused():
+        if self.is_paused():
             return "paused"
         try:
             posix.stat(f"{self.root}/{self.id}/start")
@@ -393,10 +392,10 @@ class Container(Running):
     def _signal(self, pidfd: int, signal: int) -> None:
         """To the init process. In the freezer of v1 not even SIGKILL ends one: it has to go on."""
         kernel.pidfd_send_signal(pidfd, signal)
-        if signal == kernel.SIGKILL:
+        if signal == kernel.SIGKILL and self.is_paused():
             freezer = self._freezer()
-            if freezer is not None and freezer.is_paused():
-                freezer.thaw()
+            assert freezer is not None
+            freezer.thaw()
 
     def delete(self, *, force: bool = False) -> None:
         """Remove all that create made (runtime.md, Delete); force kills first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ocirt import procfs
 from ocirt.errors import Unsupported
 
 TYPE_CHECKING = False
@@ -64,9 +65,7 @@ class Running:
             return pids
         if not self.saved["pidNamespace"]:
             raise Unsupported("pids", "a cgroup or a pid namespace of the container's own")
-        from ocirt.procfs import pids_of_namespace
-
-        return pids_of_namespace(self.saved["pid"])
+        return procfs.pids_of_namespace(self.saved["pid"])
 
     def stats(self) -> dict[str, Any]:
         """A stats event with what the container uses now, under runc's keys."""
@@ -96,6 +95,20 @@ class Running:
         from ocirt.events import await_end
 
         return await_end(self)
+
+    def is_paused(self) -> bool:
+        """Was the very group of the container told to freeze? One frozen above can only be thawed there.
+
+        Read here, as state and list ask it for each container and need nothing else of cgroups.
+        """
+        paths = (self.saved.get("cgroup") or {}).get("paths") or {}
+        for controller, name in (("freezer", "freezer.self_freezing"), ("", "cgroup.freeze")):
+            if controller in paths:
+                try:
+                    return procfs.read(f"{paths[controller]}/{name}", 1) == b"1"
+                except OSError:  # the group is gone
+                    return False
+        return False
 
     def _freezer(self) -> Freezer | None:
         from ocirt.cgroups.freezer import freezer_of

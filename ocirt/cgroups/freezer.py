@@ -1,6 +1,7 @@
 """Stop and continue all processes of a group: cgroup.freeze of v2, freezer.state of v1.
 
-Small and apart from the managers: state, list, kill and delete ask it about each container.
+Apart from the managers, which pause, resume and exec need not load for it. Whether a container is
+paused is read by Running.is_paused.
 """
 
 from __future__ import annotations
@@ -28,16 +29,10 @@ class Freezer:
         self.directory = directory
         self.version = version
 
-    def is_paused(self) -> bool:
-        """Was this very group told to freeze? One that is frozen above can only be thawed there."""
-        if self.version == 2:
-            return self._read("cgroup.freeze") == "1"
-        return self._read("freezer.self_freezing") == "1"
-
     def is_frozen(self) -> bool:
         """Would a process that enters the group stop, for this group's sake or for one above?"""
         if self.version == 2:
-            return self.is_paused() or self._all_stopped()
+            return self._read("cgroup.freeze") == "1" or self._all_stopped()
         return self._read("freezer.state") in ("FROZEN", "FREEZING")
 
     def freeze(self, late: Callable[[], None] | None = None) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from ocirt import freeze
 from ocirt.cgroups import freezer as module
 from ocirt.cgroups.freezer import Freezer, freezer_of
+from ocirt.container import Container
 
 
 @pytest.fixture
@@ -23,6 +24,10 @@ def v2(tmp_path: Path) -> Freezer:
     (tmp_path / "cgroup.freeze").write_text("0\n")
     (tmp_path / "cgroup.events").write_text("populated 1\nfrozen 0\n")
     return Freezer(str(tmp_path), 2)
+
+
+def container(paths: dict[str, str]) -> Container:
+    return Container("/run", "x", {"cgroup": {"paths": paths}})
 
 
 @pytest.mark.parametrize(
@@ -63,15 +68,15 @@ def test_v1_tells_frozen_from_above_and_paused_apart(v1, state, own):
     Path(v1.directory, "freezer.state").write_text(f"{state}\n")
     Path(v1.directory, "freezer.self_freezing").write_text(f"{own}\n")
     assert v1.is_frozen()
-    assert v1.is_paused() == (own == "1")
+    assert container({"freezer": v1.directory}).is_paused() == (own == "1")
 
 
 def test_v2_tells_frozen_from_above_and_paused_apart(v2):
     Path(v2.directory, "cgroup.events").write_text("populated 1\nfrozen 1\n")
     assert v2.is_frozen()
-    assert not v2.is_paused()
+    assert not container({"": v2.directory}).is_paused()
     Path(v2.directory, "cgroup.freeze").write_text("1\n")
-    assert v2.is_paused()
+    assert container({"": v2.directory}).is_paused()
 
 
 def test_v1_tries_again_while_it_says_freezing(v1, monkeypatch):
@@ -115,7 +120,7 @@ def test_a_group_that_is_gone_is_neither_frozen_nor_an_error(tmp_path, version):
     found = Freezer(str(tmp_path / "gone"), version)
     assert not found.freeze()
     assert not found.is_frozen()
-    assert not found.is_paused()
+    assert not container({"": found.directory}).is_paused()
     found.thaw()
 
 
