@@ -119,6 +119,11 @@ class Container(Running):
             launch.run_to_ready(ready)
             if start:
                 launch.run_to_exec()
+                try:
+                    container.check_started(launch.pidfd)
+                except BaseException:
+                    launch.abort()
+                    raise
             launch.close()
             container.warnings = ctx.warnings + launch.warnings
         if start:
@@ -283,6 +288,7 @@ class Container(Running):
                 finally:
                     directory.unlink("start")
                     launch.close()
+                self.check_started(pidfd)
             finally:
                 posix.close(pidfd)
         self._poststart()

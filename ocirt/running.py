@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ocirt import procfs
-from ocirt.errors import Unsupported
+from ocirt.errors import InitDied, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,6 +11,18 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ocirt.cgroups.freezer import Freezer
+
+
+LEAST_MEMORY = 1 << 20
+END_WAIT_MS = 1000  # for a process that was killed to be dead
+
+
+def _has_ended(pidfd: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(END_WAIT_MS))
 
 
 class Running:
@@ -109,6 +121,32 @@ class Running:
                 except OSError:  # the group is gone
                     return False
         return False
+
+    def check_started(self, pidfd: int) -> None:
+        """Raise InitDied when execve itself was too much for the memory limit: the init had said by then
+        that the program follows. Only of a limit that no program fits into: what a larger one ends
+        has run. One file is read where nothing was killed.
+        """
+        if not self._oom_kills():
+            return
+        resources = (self.spec.get("linux") or {}).get("resources") or {}
+        limit = (resources.get("memory") or {}).get("limit") or 0
+        if 0 < limit < LEAST_MEMORY and _has_ended(pidfd):
+            text = f"{limit} bytes are too few to start in: out of memory"
+            raise InitDied(f"linux.resources.memory.limit: {text}")
+
+    def _oom_kills(self) -> int:
+        saved = self.saved.get("cgroup") or {}
+        paths = saved.get("paths") or {}
+        name = "memory/memory.oom_control" if saved.get("version") == 1 else "/memory.events"
+        controller, _, file = name.partition("/")
+        if controller not in paths:
+            return 0
+        try:
+            lines = procfs.read(f"{paths[controller]}/{file}").split(b"\n")
+        except OSError:  # the group is gone, or without the memory controller
+            return 0
+        return sum(int(line[9:]) for line in lines if line.startswith(b"oom_kill "))
 
     def _freezer(self) -> Freezer | None:
         from ocirt.cgroups.freezer import freezer_of

@@ -178,11 +178,22 @@ def test_what_does_not_run_has_no_events(runtime: Runtime, bundle: Bundle) -> No
     assert done.stderr == "duration interval must be greater than 0\n"
 
 
-@pytest.mark.parametrize("words", [("run",), ("run", "--detach"), ("create",)])
+@pytest.mark.parametrize(
+    ("words", "limit"),
+    [
+        (("run",), 32768),
+        (("run", "--detach"), 32768),
+        (("create",), 32768),
+        # The init fits in, and execve of the program does not.
+        (("run",), 98304),
+        (("run", "--detach"), 98304),
+    ],
+)
 def test_a_limit_too_low_for_the_start_is_named(
-    runtime: Runtime, bundle: Bundle, words: tuple[str, ...]
+    runtime: Runtime, bundle: Bundle, words: tuple[str, ...], limit: int
 ) -> None:
-    limited(bundle, memory={"limit": 32768, "swap": 32768}).args("/bin/true").write()
+    limited(bundle, memory={"limit": limit, "swap": limit}).args("/bin/true").write()
     done = runtime(*words, "--bundle", bundle.path, runtime.new_id())
     assert done.returncode == 1
-    assert done.stderr == "linux.resources.memory.limit: 32768 bytes are too few to start in: out of memory\n"
+    told = f"linux.resources.memory.limit: {limit} bytes are too few to start in: out of memory\n"
+    assert done.stderr == told

@@ -15,7 +15,7 @@ import pytest
 
 from ocirt import build, container, state
 from ocirt.container import Container, write_pid_file
-from ocirt.errors import AlreadyExists, HookFailed, NotFound, OcirtError, StepError, WrongState
+from ocirt.errors import AlreadyExists, HookFailed, InitDied, NotFound, OcirtError, StepError, WrongState
 from ocirt.procfs import start_time
 
 DOCUMENT = {
@@ -262,3 +262,51 @@ def test_an_owner_without_a_name_is_told_by_number():
 def test_ids_that_cannot_be(text):
     with pytest.raises(OcirtError, match="invalid container ID format"):
         state.check_id(text)
+
+
+# A limit that no program fits into
+
+
+def small(tmp_path, kills: int, limit: int) -> Container:
+    (tmp_path / "memory.oom_control").write_text(f"oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n")
+    saved = {"cgroup": {"driver": "cgroupfs", "version": 1, "paths": {"memory": str(tmp_path)}}}
+    container = Container("/run", "x", saved)
+    container._spec = {"linux": {"resources": {"memory": {"limit": limit}}}}
+    return container
+
+
+@pytest.mark.parametrize(
+    ("kills", "limit", "command", "refused"),
+    [
+        (1, 131072, "true", True),
+        (0, 131072, "true", False),  # it ended by itself
+        (1, 131072, "sleep 60", False),  # another process was killed
+        (1, 1048576, "true", False),  # it has run
+        (1, 0, "true", False),
+    ],
+)
+def test_a_start_that_ended_for_want_of_memory_is_one_that_failed(
+    tmp_path, monkeypatch, kills, limit, command, refused
+):
+    from ocirt import running
+
+    monkeypatch.setattr(running, "END_WAIT_MS", 200)
+    process = subprocess.Popen(["sh", "-c", f"exec {command}"])
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        if refused:
+            with pytest.raises(InitDied, match=f"{limit} bytes are too few to start in: out of memory"):
+                small(tmp_path, kills, limit).check_started(pidfd)
+        else:
+            small(tmp_path, kills, limit).check_started(pidfd)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(pidfd)
+
+
+def test_v2_counts_kills_in_memory_events(tmp_path):
+    (tmp_path / "memory.events").write_text("oom 1\noom_kill 3\noom_group_kill 7\n")
+    saved = {"cgroup": {"driver": "cgroupfs", "version": 2, "paths": {"": str(tmp_path)}}}
+    assert Container("/run", "x", saved)._oom_kills() == 3
+    assert Container("/run", "x", {"cgroup": None})._oom_kills() == 0
