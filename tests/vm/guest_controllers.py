@@ -1,5 +1,6 @@
 """Cases of single controllers, of pause, update and events: see guest_cases.py, which runs them."""
 
+import contextlib
 import glob
 import json
 import os
@@ -225,6 +226,33 @@ def every_controller_of_v1_holds_its_limits(runtime, driver):
         name = container.name
     left = [path for path in glob.glob(f"{ROOT}/*/octest/{name}") if os.path.exists(path)]
     expect(left, [], "what is left")
+
+
+@contextlib.contextmanager
+def swap_space():
+    """The guest with 256 MiB of swap."""
+    file = "/var/lib/octest-swap"
+    subprocess.run(["fallocate", "-l", str(256 * MIB), file], check=True)
+    os.chmod(file, 0o600)
+    subprocess.run(["mkswap", file], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["swapon", file], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["swapoff", file], check=True)
+        os.unlink(file)
+
+
+@case("cgroupfs", "systemd", layouts=("v2",))
+@case("cgroupfs", layouts=("v1", "hybrid"))
+def memory_beyond_the_limit_goes_to_swap_as_far_as_that_goes(runtime, driver):
+    words = ("dd", "if=/dev/zero", "of=/dev/null", "bs=40M", "count=1")
+    with swap_space():
+        for swap, wanted in ((96, 0), (32, 137)):
+            spec = config(*words)
+            spec["linux"]["resources"]["memory"] = {"limit": 24 * MIB, "swap": swap * MIB}
+            status, output = runtime.run(spec, **where(driver))
+            expect(status, wanted, f"the status with {swap} MiB in all ({output.strip()})")
 
 
 # events, wait, doctor
