@@ -1,6 +1,6 @@
 """Import for the launcher: archive, builtin and named extension modules; the rest when asked for.
 
-Runs before anything of importlib's path machinery exists. embed.c puts these names in:
+Runs before anything of importlib's path machinery exists. embed.c puts these names in: executable,
 late_init (completes the interpreter's start, or None), init_signals (prepares for _signal),
 index (name: offset, size, is package), modules (the archive), site, prefix, dynload, suffix,
 system_sites (joined by ":").
@@ -49,6 +49,7 @@ class Finder:
     """First on sys.meta_path."""
 
     complete = late_init is None
+    preloading = False
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -67,6 +68,8 @@ class Finder:
             if name == "_signal" and not init_signals():
                 finish()
             return None
+        if Finder.preloading:
+            raise ImportError(f"{name} cannot be part of the snapshot")
         origin = extension(name)
         if origin:
             return ModuleSpec(name, ExtensionLoader, origin=origin)
@@ -106,12 +109,35 @@ def site_directories():
         yield from system_sites.split(":")
 
 
+def preload():
+    """Import all modules that need nothing but builtin ones: what the snapshot begins with."""
+    Finder.preloading = True
+    for name in index:
+        if name.endswith(".__main__"):
+            continue
+        try:
+            __import__(name)
+        except ImportError:
+            pass  # cold: it is loaded when it is needed
+    Finder.preloading = False
+    gc.collect()
+    gc.freeze()  # a later collection has nothing to look for among them
+
+
+def move():
+    """The snapshot was made elsewhere: packages are where the installation is."""
+    for name, module in sys.modules.items():
+        if name in index and index[name][2]:
+            module.__path__[:] = [site + "/" + name.replace(".", "/")]
+
+
 def finish():
     """Complete the start of the interpreter: encodings, sys.stdout, the path finder."""
     Finder.complete = True
     argv = sys.argv
     late_init()
     sys.argv = argv
+    sys.executable = sys._base_executable = executable
     extend_path()
 
 
