@@ -120,15 +120,18 @@ def preload():
         except ImportError:
             pass  # cold: it is loaded when it is needed
     Finder.preloading = False
+    # Only these are asked for again: an object that is touched is a page that is copied.
+    for name, module in sys.modules.items():
+        if name in index and index[name][2]:
+            packages.append((name, module.__path__))
     gc.collect()
     gc.freeze()  # a later collection has nothing to look for among them
 
 
 def move():
     """The snapshot was made elsewhere: packages are where the installation is."""
-    for name, module in sys.modules.items():
-        if name in index and index[name][2]:
-            module.__path__[:] = [site + "/" + name.replace(".", "/")]
+    for name, path in packages:
+        path[:] = [site + "/" + name.replace(".", "/")]
 
 
 def finish():
@@ -146,6 +149,8 @@ def extend_path():
         if directory not in sys.path:
             sys.path.append(directory)
 
+
+packages = []  # of the snapshot: (name, __path__)
 
 gc.set_threshold(20000)  # loading modules makes many objects and no garbage: 0.2 ms
 sys.meta_path.insert(0, Finder)

@@ -31,6 +31,7 @@
 
 #define MEMORY_SIZE (16UL << 20)
 #define PAGE 4096UL
+#define FREED_CLASSES 8192
 
 /* Common, so that it comes last in .bss and what is not used of it need not be in the file. */
 char ocirt_snapshot_memory[MEMORY_SIZE] __attribute__((common, aligned(PAGE)));
@@ -40,12 +41,14 @@ extern char __data_start[];
 extern char **environ;
 
 static size_t used;
+static void *freed[FREED_CLASSES]; /* while recording: blocks of 16 * index bytes, linked */
 static int recording; /* allocations come from memory */
 static int taken;     /* this process began as a snapshot */
 static pthread_key_t first_key;
 static PyThreadState *thread;
 
-/* Allocation: a block is never used again, and has its size before it. */
+/* Allocation: a block has its size before it. Blocks that were given back are used again for the
+ * same size only, and no more once the snapshot is written. */
 
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
@@ -64,6 +67,12 @@ static size_t *size_of(void *block)
 
 static void *take(size_t size, size_t alignment)
 {
+	size = (size + 15) & ~15UL;
+	if (alignment == 16 && size / 16 < FREED_CLASSES && freed[size / 16]) {
+		void **block = freed[size / 16];
+		freed[size / 16] = *block;
+		return block;
+	}
 	size_t start = (used + sizeof(size_t) + alignment - 1) & ~(alignment - 1);
 	if (size > MEMORY_SIZE || start + size > MEMORY_SIZE)
 		die("the snapshot's memory is too small", "");
@@ -83,7 +92,17 @@ void *__wrap_calloc(size_t count, size_t size)
 		return __real_calloc(count, size);
 	if (size && count > MEMORY_SIZE / size)
 		return NULL;
-	return take(count * size, 16); /* never used before: zero */
+	return memset(take(count * size, 16), 0, count * size);
+}
+
+void __wrap_free(void *block)
+{
+	if (!is_ours(block)) {
+		__real_free(block);
+	} else if (recording && *size_of(block) / 16 < FREED_CLASSES && *size_of(block)) {
+		*(void **)block = freed[*size_of(block) / 16];
+		freed[*size_of(block) / 16] = block;
+	}
 }
 
 void *__wrap_realloc(void *block, size_t size)
@@ -91,15 +110,41 @@ void *__wrap_realloc(void *block, size_t size)
 	if (!is_ours(block))
 		return recording && !block ? take(size, 16) : __real_realloc(block, size);
 	void *moved = __wrap_malloc(size);
-	if (moved)
+	if (moved) {
 		memcpy(moved, block, *size_of(block) < size ? *size_of(block) : size);
+		__wrap_free(block);
+	}
 	return moved;
 }
 
-void __wrap_free(void *block)
+/* Python's own allocator sorts blocks by size. While recording, what is made together stays
+ * together instead: a command touches few of the modules, and every page that is touched is copied. */
+
+static const PyMemAllocatorDomain domains[] = {PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
+static PyMemAllocatorEx usual[2];
+
+static void *plain_malloc(void *context, size_t size)
 {
-	if (!is_ours(block))
-		__real_free(block);
+	(void)context;
+	return __wrap_malloc(size);
+}
+
+static void *plain_calloc(void *context, size_t count, size_t size)
+{
+	(void)context;
+	return __wrap_calloc(count, size);
+}
+
+static void *plain_realloc(void *context, void *block, size_t size)
+{
+	(void)context;
+	return __wrap_realloc(block, size);
+}
+
+static void plain_free(void *context, void *block)
+{
+	(void)context;
+	__wrap_free(block);
 }
 
 static void *take_arena(void *context, size_t size)
@@ -129,11 +174,18 @@ void begin_snapshot(void)
 	recording = 1;
 	if (pthread_key_create(&first_key, NULL) || pthread_key_delete(first_key))
 		die("pthread_key_create", "");
-	PyObject_SetArenaAllocator(&arenas);
+	PyObject_SetArenaAllocator(&arenas); /* frames come from there too */
+	PyMemAllocatorEx plain = {NULL, plain_malloc, plain_calloc, plain_realloc, plain_free};
+	for (int i = 0; i < 2; i++) {
+		PyMem_GetAllocator(domains[i], &usual[i]);
+		PyMem_SetAllocator(domains[i], &plain);
+	}
 }
 
 void write_snapshot(const char *path)
 {
+	for (int i = 0; i < 2; i++)
+		PyMem_SetAllocator(domains[i], &usual[i]);
 	recording = 0;
 	taken = 1;
 	thread = PyEval_SaveThread();
