@@ -12,7 +12,7 @@ system_sites (joined by ":").
 import _imp
 import gc
 import sys
-from _frozen_importlib import ModuleSpec
+from _frozen_importlib import BuiltinImporter, ModuleSpec
 from marshal import loads
 from posix import access, close, read
 from posix import open as open_fd
@@ -62,12 +62,12 @@ class Finder:
                 stem += "/__init__"
             spec.origin = stem + ".py"
             return spec
-        if Finder.complete:
+        if Finder.complete and name != "ocirt._shim":
             return None
         if _imp.is_builtin(name):
             if name == "_signal" and not init_signals():
                 finish()
-            return None
+            return ModuleSpec(name, BuiltinImporter, origin="built-in")
         if Finder.preloading:
             raise ImportError(f"{name} cannot be part of the snapshot")
         origin = extension(name)

@@ -42,8 +42,8 @@ extern char **environ;
 
 static size_t used;
 static void *freed[FREED_CLASSES]; /* while recording: blocks of 16 * index bytes, linked */
-static int recording; /* allocations come from memory */
-static int taken;     /* this process began as a snapshot */
+static int recording;		   /* allocations come from memory */
+static int taken;		   /* this process began as a snapshot */
 static pthread_key_t first_key;
 static PyThreadState *thread;
 
