@@ -41,23 +41,24 @@ extern char __data_start[];
 extern char **environ;
 
 static size_t used;
-static void *freed[FREED_CLASSES]; /* while recording: blocks of 16 * index bytes, linked */
+static void *freed[FREED_CLASSES]; /* blocks of 16 * index bytes, linked */
 static int recording;		   /* allocations come from memory */
 static int taken;		   /* this process began as a snapshot */
 static pthread_key_t first_key;
 static PyThreadState *thread;
 
-/* Allocation: a block has its size before it. Blocks that were given back are used again for the
- * same size only, and no more once the snapshot is written. */
+/* Allocation: a block has its size before it. What was given back is used again while recording, and
+ * no more when the snapshot runs. */
 
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
 void *__real_realloc(void *block, size_t size);
 void __real_free(void *block);
 
+/* What lies behind `used` is not part of the command: its heap may begin there. */
 static int is_ours(const void *block)
 {
-	return (const char *)block >= memory && (const char *)block < memory + MEMORY_SIZE;
+	return (const char *)block >= memory && (const char *)block < memory + used;
 }
 
 static size_t *size_of(void *block)
@@ -65,14 +66,40 @@ static size_t *size_of(void *block)
 	return (size_t *)block - 1;
 }
 
-static void *take(size_t size, size_t alignment)
+static void give(void *block)
 {
-	size = (size + 15) & ~15UL;
-	if (alignment == 16 && size / 16 < FREED_CLASSES && freed[size / 16]) {
-		void **block = freed[size / 16];
-		freed[size / 16] = *block;
+	size_t class = *size_of(block) / 16;
+	if (class < FREED_CLASSES) {
+		*(void **)block = freed[class];
+		freed[class] = block;
+	}
+}
+
+/* A block that was given back and is large enough; what is not needed of it is given back again. */
+static void *take_again(size_t size)
+{
+	for (size_t class = size / 16; class < FREED_CLASSES; class ++) {
+		void *block = freed[class];
+		if (!block)
+			continue;
+		freed[class] = *(void **)block;
+		if (*size_of(block) >= size + 32) {
+			char *rest = (char *)block + size + 16;
+			*size_of(rest) = *size_of(block) - size - 16;
+			*size_of(block) = size;
+			give(rest);
+		}
 		return block;
 	}
+	return NULL;
+}
+
+static void *take(size_t size, size_t alignment)
+{
+	size = size ? (size + 15) & ~15UL : 16;
+	void *again = alignment == 16 ? take_again(size) : NULL;
+	if (again)
+		return again;
 	size_t start = (used + sizeof(size_t) + alignment - 1) & ~(alignment - 1);
 	if (size > MEMORY_SIZE || start + size > MEMORY_SIZE)
 		die("the snapshot's memory is too small", "");
@@ -97,12 +124,10 @@ void *__wrap_calloc(size_t count, size_t size)
 
 void __wrap_free(void *block)
 {
-	if (!is_ours(block)) {
+	if (!is_ours(block))
 		__real_free(block);
-	} else if (recording && *size_of(block) / 16 < FREED_CLASSES && *size_of(block)) {
-		*(void **)block = freed[*size_of(block) / 16];
-		freed[*size_of(block) / 16] = block;
-	}
+	else if (recording)
+		give(block);
 }
 
 void *__wrap_realloc(void *block, size_t size)

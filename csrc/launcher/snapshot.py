@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-PAGE = 4096
 PT_LOAD, PF_W = 1, 2
 SHT_PROGBITS, SHT_NOBITS = 1, 8
 
@@ -82,10 +81,10 @@ def with_data(elf: bytes, snapshot: bytes) -> bytes:
     content = before + snapshot
     assert segment.file_size <= len(content) <= segment.memory_size
 
-    padding = -len(elf) % PAGE + segment.address % PAGE
-    offset = len(elf) + padding
-    out = bytearray(elf + bytes(padding) + content)
-    SEGMENT.pack_into(out, place, *segment._replace(offset=offset, file_size=len(content)))
+    offset = len(elf) + (segment.address - len(elf)) % segment.alignment
+    out = bytearray(elf.ljust(offset, b"\0") + content)
+    whole = segment._replace(offset=offset, file_size=len(content), memory_size=len(content))
+    SEGMENT.pack_into(out, place, *whole)
     end = segment.address + len(content)
     for at in sections:
         section = Section(*SECTION.unpack_from(elf, at))

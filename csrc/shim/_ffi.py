@@ -88,7 +88,7 @@ def new(kind: str, value: Any = None) -> Any:
             count = int(digits or len(values))
     if not count:
         return bytearray()  # which memoryview does not cast
-    form = FORMATS[base]
+    form: Any = FORMATS[base]
     view = memoryview(bytearray(SIZES[form] * count)).cast(form)
     for index, number in enumerate(values):
         view[index] = number

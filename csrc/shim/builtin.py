@@ -1,9 +1,6 @@
-"""Writes ocirt._shim once more, as a builtin module of the launcher's interpreter.
+"""Writes what builtin.c includes: the functions of shim.h for Python, and the constants.
 
-Usage: builtin.py OUTPUT.c. cffi's module and the _cffi_backend behind it are shared objects, which
-take 0.95 ms to load, a third of a short command. This one calls the same functions (shim.h), has the
-same constants (constants.txt) and offers the same `lib`; its `ffi` is _ffi.py, the part that
-ocirt.kernel uses.
+Usage: builtin.py OUTPUT.h.
 """
 
 from __future__ import annotations
@@ -13,108 +10,13 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from build import constants, declarations
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-HERE = Path(__file__).resolve().parent
+from csrc.shim.build import constants, declarations
 
 INTEGERS = {"int", "long", "unsigned", "unsigned long", "unsigned short", "size_t", "uint32_t", "uint64_t"}
 SIGNED = {"int", "long"}
 FORMATS = {"int": "i", "uint64_t": "Q"}  # of the struct module
-
-PROLOGUE = """\
-/* Made by csrc/shim/builtin.py from shim.h and constants.txt. */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include "constants.h"
-#include "shim.h"
-
-/* What a pointer argument leads to; NULL for None. */
-struct memory {
-	Py_buffer view;
-	void *at;
-};
-
-static int to_memory(PyObject *object, int writable, struct memory *memory)
-{
-	memory->view.obj = NULL;
-	memory->at = NULL;
-	if (object == Py_None)
-		return 0;
-	if (PyObject_GetBuffer(object, &memory->view, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) < 0)
-		return -1;
-	memory->at = memory->view.buf;
-	return 0;
-}
-
-static int to_signed(PyObject *object, long least, long most, long *value)
-{
-	*value = PyLong_AsLong(object);
-	if (*value == -1 && PyErr_Occurred())
-		return -1;
-	if (*value >= least && *value <= most)
-		return 0;
-	PyErr_SetString(PyExc_OverflowError, "integer is out of range");
-	return -1;
-}
-
-static int to_unsigned(PyObject *object, unsigned long most, unsigned long *value)
-{
-	*value = PyLong_AsUnsignedLong(object);
-	if (*value == (unsigned long)-1 && PyErr_Occurred())
-		return -1;
-	if (*value <= most)
-		return 0;
-	PyErr_SetString(PyExc_OverflowError, "integer is out of range");
-	return -1;
-}
-
-static PyObject *wrong_count(const char *name, Py_ssize_t wanted, Py_ssize_t count)
-{
-	return PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, %zd were given", name, wanted,
-			    count);
-}
-
-/* Where a buffer lies, for a pointer in a struct. */
-static PyObject *address(PyObject *self, PyObject *object)
-{
-	struct memory memory;
-	(void)self;
-	if (to_memory(object, 0, &memory) < 0)
-		return NULL;
-	PyBuffer_Release(&memory.view);
-	return PyLong_FromVoidPtr(memory.at);
-}
-"""
-
-EPILOGUE = """
-static int fill(PyObject *module)
-{
-	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
-		PyObject *value = numbers[i].is_signed
-					  ? PyLong_FromLong((long)numbers[i].value)
-					  : PyLong_FromUnsignedLong(numbers[i].value);
-		if (PyModule_AddObject(module, numbers[i].name, value) < 0)
-			return -1;
-	}
-	PyObject *structs = Py_BuildValue(STRUCTS);
-	if (PyModule_AddObject(module, "structs", structs) < 0 ||
-	    PyModule_AddObject(module, "lib", Py_NewRef(module)) < 0)
-		return -1;
-	PyObject *ffi = PyImport_ImportModule("ocirt._ffi");
-	return ffi ? PyModule_AddObject(module, "ffi", ffi) : -1;
-}
-
-static PyModuleDef_Slot slots[] = {{Py_mod_exec, fill}, {0, NULL}};
-static struct PyModuleDef definition = {
-	PyModuleDef_HEAD_INIT, .m_name = "ocirt._shim", .m_methods = methods, .m_slots = slots};
-
-PyObject *PyInit_ocirt_shim(void);
-PyObject *PyInit_ocirt_shim(void)
-{
-	return PyModuleDef_Init(&definition);
-}
-"""
 
 
 class Argument(NamedTuple):
@@ -128,8 +30,6 @@ def arguments(text: str) -> list[Argument]:
         return []
     found = []
     for part in text.split(","):
-        words = re.match(r"\s*(const )?((?:unsigned|struct|long|short|int|char|\w+_t)(?: \w+)?) ?(.*)", part)
-        assert words, part
         declared = part.replace("const ", "").strip()
         kind = re.sub(r"\s*\**\w+(\[\d*\])?$", "", declared)
         is_pointer = "*" in declared or "[" in declared
@@ -203,21 +103,26 @@ def wrapper(result: str, name: str, args: list[Argument]) -> str:
 
 def main() -> None:
     calls = functions()
-    parts = [PROLOGUE, *(wrapper(*call) for call in calls)]
+    parts = ["/* Made by builtin.py. */", *(wrapper(*call) for call in calls)]
     rows = [f'\t{{"{name}", (PyCFunction)(void *)call_{name}, METH_FASTCALL, NULL}},' for _, name, _ in calls]
     parts += ["static PyMethodDef methods[] = {", *rows, '\t{"address", address, METH_O, NULL},']
     parts += ["\t{NULL, NULL, 0, NULL},", "};"]
-    parts += ["static const struct {", "\tconst char *name;", "\tunsigned long value;", "\tint is_signed; /* zero or less; an unsigned one is never less */"]
+    parts += [
+        "static const struct {",
+        "\tconst char *name;",
+        "\tunsigned long value;",
+        "\tint is_signed; /* zero or less; an unsigned one is never less */",
+    ]
     parts += ["} numbers[] = {"]
     parts += [f'\t{{"{name}", (unsigned long){name}, {name} <= 0}},' for name in constants()]
     parts += ["};"]
     tables = []
     for name, members in structs().items():
-        inside = "".join(f"(ss)" for _ in members)
+        inside = "".join("(ss)" for _ in members)
         words = "".join(f', "{member}", "{kind}"' for member, kind in members)
-        tables.append((f's[{inside}]', f'"{name}"{words}'))
+        tables.append((f"s[{inside}]", f'"{name}"{words}'))
     form = "{" + "".join(form for form, _ in tables) + "}"
-    parts += [f"#define STRUCTS \"{form}\", {', '.join(words for _, words in tables)}", EPILOGUE]
+    parts += [f'#define STRUCTS "{form}", {", ".join(words for _, words in tables)}', ""]
     Path(sys.argv[1]).write_text("\n".join(parts))
 
 
