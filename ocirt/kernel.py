@@ -104,7 +104,8 @@ def read_all(fd: int, limit: int = 64 << 20) -> bytes:
             break
         parts.append(part)
         limit -= len(part)
-        size = 1 << 20
+        if len(parts) > 1:  # most files end here: the second read needs no large buffer
+            size = 1 << 20
     return b"".join(parts)
 
 

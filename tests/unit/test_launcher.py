@@ -148,15 +148,13 @@ def test_a_closed_pipe_is_no_crash(launcher: Path) -> None:
 
 
 def test_the_environment_is_the_callers(launcher: Path, tmp_path: Path) -> None:
-    (tmp_path / "ocirt" / "one").mkdir(parents=True)
-    environment = {"XDG_RUNTIME_DIR": str(tmp_path), "LISTEN_FDS": "1", "LISTEN_PID": "7"}
-    (tmp_path / "ocirt" / "one" / "state.json").write_text("{")
-    as_user = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
-    for path in (tmp_path, *tmp_path.parents[:3], tmp_path / "ocirt", tmp_path / "ocirt/one"):
-        path.chmod(0o755)
-    done = run(launcher, "state", "one", env=environment, **as_user)
-    assert done.returncode == 1
-    assert b"state.json" in done.stderr, "another root was looked at"
+    (tmp_path / "rootfs").mkdir()
+    assert run(launcher, "spec", "--bundle", tmp_path).returncode == 0
+    listen = {"LISTEN_FDS": "900", "LISTEN_PID": "1"}
+    done = run(launcher, "plan", "--bundle", tmp_path, env=listen)
+    assert (done.returncode, done.stderr[:14]) == (1, b"--preserve-fds")
+    done = run(launcher, "plan", "--bundle", tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_command_takes_no_snapshot_of_itself(launcher: Path, tmp_path: Path) -> None:
