@@ -81,13 +81,22 @@ class Container:
         on_created: Callable[[Container], None] | None,
         trace: Any,
     ) -> Container:
-        from ocirt.build import build_create
+        from ocirt.build import begin_create
+        from ocirt.fields import compile_fields
         from ocirt.launch import Launch  # here: state, kill and list do without it
 
-        ctx, text = build_create(bundle, container_id, options, start=start)
-        _check_rootfs(ctx)
-        with state.reserve(root, container_id) as directory:
-            launch = Launch(ctx.plan, ctx, trace=trace)
+        ctx, text = begin_create(bundle, container_id, options, start=start)
+        launch = Launch(ctx.plan, ctx, trace=trace)
+        try:
+            if ctx.plan.early:
+                launch.start_init()
+            compile_fields(ctx, "create")
+            _check_rootfs(ctx)
+            directory = state.reserve(root, container_id)
+        except BaseException:
+            launch.abort()
+            raise
+        with directory:
             container = cls(root, container_id, _first_state(ctx))
             launch.undo(lambda: container._poststop_of_failed(launch))
             launch.undo(directory.remove)
@@ -102,7 +111,7 @@ class Container:
                 directory.save(container.saved)
                 ctx.plan.at("CGROUP", "linux.cgroupsPath", "claim the groups", lambda _: directory.claim())
             except BaseException:
-                launch.roll_back()
+                launch.abort()
                 raise
             launch.prepare()
             launch.spawn()

@@ -13,6 +13,7 @@ typedef long i64;
 #define PLAN_MAGIC 0x31304e4c50434fUL /* "OCPLN01" */
 #define PLAN_ARGS 7
 #define PLAN_REGISTERS 32
+#define PLAN_FDS 128 /* that may come with the plan */
 #define PLAN_MAX_SIZE (64UL << 20)
 #define PLAN_TEXT_MAX 1024 /* bytes of text in a message */
 
@@ -25,9 +26,8 @@ struct plan_header {
 	u32 size; /* of the whole plan in bytes */
 	u32 op_count;
 	u32 flags;
-	i32 control_fd; /* SOCK_SEQPACKET to the parent */
-	i32 proc_fd;	/* a checked procfs of the parent's */
-	u32 reserved[9];
+	i32 proc_fd; /* a checked procfs of the parent's */
+	u32 reserved[10];
 };
 
 struct plan_op {
@@ -39,7 +39,8 @@ struct plan_op {
 
 /* Argument types:
  *   i  integer
- *   d  fd: >= 0 an inherited fd, -1 none, -100 AT_FDCWD, -1000 - n the register n
+ *   d  fd: >= 0 an inherited fd, -1 none, -100 AT_FDCWD, -1000 - n the register n,
+ *      -2000 - n the fd number n that came with the plan
  *   o  register number that the op fills
  *   s  offset of a string, 0 for NULL
  *   b  offset and length of a blob (two arguments)
@@ -187,7 +188,8 @@ enum plan_message {
 	MESSAGE_SYNC,	 /* value: enum plan_sync */
 	MESSAGE_ERROR, /* step, error; call names what failed inside a compound op; text: detail */
 	MESSAGE_EXEC,  /* exec follows; after it end-of-file means success */
-	MESSAGE_TRACE, /* text: u64 CLOCK_MONOTONIC ns of the ends of steps step.. */
+	MESSAGE_TRACE, /* text: u64 CLOCK_MONOTONIC ns of the ends of steps step..; step ~0: of the
+			* exec, the unshare and the wait for the plan */
 };
 
 struct plan_report {
@@ -198,7 +200,8 @@ struct plan_report {
 	char call[24]; /* "" : the op's own name */
 };
 
-/* parent -> init. */
+/* parent -> init, after a sync. Before it the plan has come: one datagram with the plan's own fd,
+ * then those that the plan speaks of. */
 struct plan_answer {
 	u32 go; /* 0: give up and exit */
 	u32 reserved;
