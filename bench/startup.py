@@ -18,11 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.lib.runtime import installed_ocirt
 
+ROOT = Path(__file__).resolve().parents[1]
 STDIO = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in range(3)]
 SCRIPTS = {
     "script, #!/usr/bin/python3": "#!/usr/bin/python3\nimport sys\n",

@@ -49,6 +49,7 @@ ANSWER = Struct("<II")
 PID, SYNC, ERROR, EXEC, TRACE = 1, 2, 3, 4, 5
 NO_STEP = 0xFFFFFFFF
 SCM_RIGHTS = 1
+FDS_AT_ONCE = 250
 DYING = 1  # seconds that an init may take to be dead after its last word
 
 
@@ -185,20 +186,26 @@ class Launch:
         started = time.monotonic_ns()
         fds = [handle.fd for handle in plan.sent()]
         data = plan.encode(self.ctx.proc.number, bool(self.trace))
+        plan_fd = -1
         try:
-            fds.insert(0, plan_memfd(data))
-            assert self.control is not None
-            rights = (_socket.SOL_SOCKET, SCM_RIGHTS, Struct(f"{len(fds)}i").pack(*fds))
-            try:
-                self.control.sendmsg([b"p"], [rights])
-            finally:
-                posix.close(fds[0])
+            plan_fd = plan_memfd(data)
+            self._send_fds([plan_fd, *fds])
         except (BrokenPipeError, ConnectionResetError):
             pass  # it has given up; its last word, read next, says why
         except OSError as error:
             raise StepError(error.errno or 0, "sendmsg", "plan") from None
+        finally:
+            if plan_fd >= 0:
+                posix.close(plan_fd)
         if self.trace:
             self.trace.span("parent", "SPAWN hand over the plan", "", started)
+
+    def _send_fds(self, fds: list[int]) -> None:
+        assert self.control is not None
+        for start in range(0, len(fds), FDS_AT_ONCE):
+            some = fds[start : start + FDS_AT_ONCE]
+            rights = (_socket.SOL_SOCKET, SCM_RIGHTS, Struct(f"{len(some)}i").pack(*some))
+            self.control.sendmsg([b"p" if start + FDS_AT_ONCE >= len(fds) else b"m"], [rights])
 
     def run_to_ready(self, on_ready: Callable[[], None]) -> None:
         """Serve the init until it is READY; then on_ready(), and it may go on.

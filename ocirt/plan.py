@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAGIC = 0x31304E4C50434F
 ARGS = 7
 REGISTERS = 32
-MAX_FDS = 128
+MAX_FDS = 1024
 MAX_SIZE = 64 << 20
 TRACE = 1
 FIRST_FD = -2000  # how the plan calls the first fd that comes with it

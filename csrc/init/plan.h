@@ -13,7 +13,8 @@ typedef long i64;
 #define PLAN_MAGIC 0x31304e4c50434fUL /* "OCPLN01" */
 #define PLAN_ARGS 7
 #define PLAN_REGISTERS 32
-#define PLAN_FDS 128 /* that may come with the plan */
+#define PLAN_FDS 1024	     /* that may come with the plan */
+#define PLAN_FDS_AT_ONCE 250 /* in one datagram; the kernel takes 253 */
 #define PLAN_MAX_SIZE (64UL << 20)
 #define PLAN_TEXT_MAX 1024 /* bytes of text in a message */
 
@@ -200,8 +201,14 @@ struct plan_report {
 	char call[24]; /* "" : the op's own name */
 };
 
-/* parent -> init, after a sync. Before it the plan has come: one datagram with the plan's own fd,
- * then those that the plan speaks of. */
+/* parent -> init, before anything else: the plan's own fd and those that the plan speaks of, with
+ * datagrams of one byte. */
+enum plan_delivery {
+	DELIVERY_LAST = 'p',
+	DELIVERY_MORE = 'm', /* another datagram follows */
+};
+
+/* parent -> init, after a sync. */
 struct plan_answer {
 	u32 go; /* 0: give up and exit */
 	u32 reserved;

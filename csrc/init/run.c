@@ -350,15 +350,14 @@ static void make_namespaces(u64 flags)
 	exit_process(1);
 }
 
-/* The plan's fd and those that come with it; without them there is nothing to do. */
-static i32 receive_plan(void)
+/* What one datagram brings is added to fds: how many there are then. */
+static u32 receive_fds(i32 *fds, u32 count, char *byte)
 {
 	struct {
 		struct control_header head;
-		i32 fds[1 + PLAN_FDS];
+		i32 fds[PLAN_FDS_AT_ONCE];
 	} rights = {.head = {0}};
-	char byte;
-	struct iovec vector = {&byte, 1};
+	struct iovec vector = {byte, 1};
 	struct message_header message = {
 		.vectors = &vector,
 		.vector_count = 1,
@@ -372,9 +371,28 @@ static i32 receive_plan(void)
 	while (length == -EINTR);
 	if (length <= 0 || rights.head.length < sizeof(rights.head) + sizeof(i32))
 		exit_process(1); /* the parent has given up */
-	init.fd_count = (rights.head.length - sizeof(rights.head)) / sizeof(i32) - 1;
-	memcpy(init.fds, rights.fds + 1, init.fd_count * sizeof(i32));
-	return rights.fds[0];
+	const u32 more = (rights.head.length - sizeof(rights.head)) / sizeof(i32);
+	/* Our limit of open files may be lower than the parent's was when it opened them. */
+	if (message.flags & MSG_CTRUNC || count + more > 1 + PLAN_FDS) {
+		send_report(MESSAGE_ERROR, NO_STEP, EMFILE, 0, "recvmsg");
+		exit_process(1);
+	}
+	memcpy(fds + count, rights.fds, more * sizeof(i32));
+	return count + more;
+}
+
+/* The plan's fd; those that come with it are in init.fds then. */
+static i32 receive_plan(void)
+{
+	i32 fds[1 + PLAN_FDS];
+	u32 count = 0;
+	char byte = DELIVERY_MORE;
+
+	while (byte == DELIVERY_MORE)
+		count = receive_fds(fds, count, &byte);
+	init.fd_count = count - 1;
+	memcpy(init.fds, fds + 1, init.fd_count * sizeof(i32));
+	return fds[0];
 }
 
 /* A number that a command line holds; ~0 for what is none. */

@@ -96,8 +96,11 @@ def hand_over(control: socket.socket, data: bytes, fds: Iterable[int] = ()) -> N
     """Give the init its plan and the fds that come with it."""
     plan_fd = os.memfd_create("plan")
     os.write(plan_fd, data)
-    with contextlib.suppress(BrokenPipeError):  # it may have given up already
-        socket.send_fds(control, [b"p"], [plan_fd, *fds])
+    every = [plan_fd, *fds]
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have given up already
+        while every:
+            some, every = every[:250], every[250:]
+            socket.send_fds(control, [b"m" if every else b"p"], some)
     os.close(plan_fd)
 
 

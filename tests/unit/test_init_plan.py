@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -226,7 +227,7 @@ def test_the_plan_speaks_of_the_fds_that_came_with_it_by_their_order() -> None:
         os.close(read)
 
 
-@pytest.mark.parametrize("number", [-2001, -2128, -1999, -1032])
+@pytest.mark.parametrize("number", [-2001, -3024, -1999, -1032])
 def test_an_fd_that_did_not_come_is_refused(number: int) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     pid, control = initrun.begin()
@@ -239,13 +240,33 @@ def test_an_fd_that_did_not_come_is_refused(number: int) -> None:
     os.close(null)
 
 
-def test_more_fds_than_a_plan_may_have_are_not_taken() -> None:
+def test_more_fds_than_one_datagram_takes_come_in_several() -> None:
+    read, write = os.pipe()
+    null = os.open(os.devnull, os.O_RDONLY)
+    plan = Plan()
+    handles = [plan.handle(str(i), "test", lambda: -1) for i in range(MAX_FDS)]
+    plan.add("write_fd", "test", handles[-1], b"last")
+    plan.sent()
+    pid, control = initrun.begin()
+    initrun.hand_over(control, plan.encode(-1), [null] * (MAX_FDS - 1) + [write])
+    os.close(write)
+    assert initrun.receive(control) is None
+    assert initrun.exit_status(pid) == 0
+    assert os.read(read, 9) == b"last"
+    control.close()
+    os.close(null)
+    os.close(read)
+
+
+@pytest.mark.parametrize(("count", "limit"), [(MAX_FDS + 1, 4096), (60, 40)])
+def test_more_fds_than_there_is_room_for_are_an_error(count: int, limit: int) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     pid, control = initrun.begin()
-    initrun.hand_over(control, plan_of(("close", -2000 - MAX_FDS)).encode(-1), [null] * (MAX_FDS + 20))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+    initrun.hand_over(control, plan_of(("close", AT_FDCWD)).encode(-1), [null] * count)
     message = initrun.receive(control)
     assert message is not None
-    assert message.text == b"fd"
+    assert (message.step, message.error, message.call) == (NO_STEP, errno.EMFILE, "recvmsg")
     assert initrun.exit_status(pid) == 1
     control.close()
     os.close(null)

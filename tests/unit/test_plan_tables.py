@@ -49,6 +49,7 @@ def test_constants_are_alike() -> None:
     assert defined("PLAN_ARGS") == plan.ARGS
     assert defined("PLAN_REGISTERS") == plan.REGISTERS
     assert defined("PLAN_FDS") == plan.MAX_FDS
+    assert defined("PLAN_FDS_AT_ONCE") == launch.FDS_AT_ONCE
     assert defined("PLAN_MAX_SIZE") == plan.MAX_SIZE
     assert defined("PLAN_TRACE") == plan.TRACE
     assert enumerated("plan_sync") == {f"SYNC_{name}": i for i, name in plan.SYNC_NAMES.items()}
