@@ -119,6 +119,9 @@ def preload():
             __import__(name)
         except ImportError:
             pass  # cold: it is loaded when it is needed
+    from ocirt.warmup import warm_up
+
+    warm_up()
     Finder.preloading = False
     # Only these are asked for again: an object that is touched is a page that is copied.
     for name, module in sys.modules.items():
