@@ -221,20 +221,14 @@ class Container:
         return "ocirt-init" in program.rpartition("/")[2]
 
     def _status_without_pid(self) -> str:
-        """Being created, unless the runtime that did it has died: then its lock is free."""
-        import fcntl
+        """Being created, unless the runtime that did it has died.
 
-        try:
-            fd = posix.open(f"{self.root}/{self.id}", posix.O_RDONLY | posix.O_CLOEXEC)
-        except FileNotFoundError:
-            return "stopped"
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return "creating"
-        finally:
-            posix.close(fd)
-        return "stopped"
+        Its lock is not asked: to ask is to hold it for a moment, and others would find it taken.
+        """
+        from ocirt.procfs import process_is
+
+        creator = self.saved.get("creator")
+        return "creating" if creator and process_is(*creator) else "stopped"
 
     def _alive(self) -> bool:
         from ocirt.procfs import process_is
@@ -624,6 +618,8 @@ def _check_rootfs(ctx: Context) -> None:
 
 
 def _first_state(ctx: Context) -> dict[str, Any]:
+    from ocirt.procfs import start_time
+
     now = time.time_ns()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9))
     hooks = ctx.spec.get("hooks") or {}
@@ -632,6 +628,7 @@ def _first_state(ctx: Context) -> dict[str, Any]:
         "id": ctx.id,
         "pid": 0,
         "startTime": 0,
+        "creator": [posix.getpid(), start_time("self")],
         "bundle": ctx.bundle,
         "rootfs": kernel.fsdecode(ctx.rootfs),
         "created": f"{stamp}.{now % 10**9:09}Z",

@@ -170,6 +170,9 @@ def _is_whole(state: dict[str, Any]) -> bool:
             return False
     if not (0 <= state["pid"] < 1 << 31 and state["startTime"] >= 0):
         return False
+    creator = state.get("creator")
+    if creator is not None and (type(creator) is not list or [type(one) for one in creator] != [int, int]):
+        return False
     for entries in state["hooks"].values():
         if type(entries) is not list or not all(_is_hook(entry) for entry in entries):
             return False

@@ -59,6 +59,7 @@ def made(tmp_path):
     """Make the state of a container whose first process is pid; created or running."""
 
     def make(pid=0, *, created=False, **more):
+        shutil.rmtree(tmp_path / "c", ignore_errors=True)
         with state.reserve(str(tmp_path), "c") as directory:
             started = start_time(pid) if pid else 0
             directory.save({**DOCUMENT, "pid": pid, "startTime": started, **more})
@@ -100,13 +101,36 @@ def test_another_process_with_the_same_pid_is_not_the_containers(made, sleeper):
     assert sleeper.poll() is None
 
 
-def test_without_a_pid_it_is_being_created_as_long_as_somebody_does_it(made, tmp_path):
-    found = made()
-    assert found.status == "stopped"  # the runtime that did it is gone
-    fd = os.open(f"{tmp_path}/c", os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
+def test_without_a_pid_it_is_being_created_as_long_as_the_creator_lives(made, sleeper):
+    assert made().status == "stopped"  # whoever it was
+    found = made(creator=[sleeper.pid, start_time(sleeper.pid)])
     assert found.status == "creating"
-    os.close(fd)
+    found.saved["creator"][1] += 1  # its pid is another's now
+    assert found.status == "stopped"
+    found.saved["creator"][1] -= 1
+    sleeper.kill()
+    sleeper.wait()
+    assert found.status == "stopped"
+
+
+def test_who_looks_at_a_container_never_holds_its_lock(made, tmp_path):
+    found = made(creator=[os.getpid(), start_time("self")])
+    looks: list[str] = []
+    done = threading.Event()
+
+    def look():
+        while not done.is_set():
+            looks.append(found.status)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(2000):
+            state.open_state(str(tmp_path), "c", patience=0).close()
+    finally:
+        done.set()
+        thread.join()
+    assert set(looks) == {"creating"}
 
 
 def test_the_state_document(made, sleeper):
