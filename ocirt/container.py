@@ -96,7 +96,7 @@ class Container:
         except BaseException:
             launch.abort()
             raise
-        with directory:
+        with launch, directory:
             container = cls(root, container_id, _first_state(ctx))
             launch.undo(lambda: container._poststop_of_failed(launch))
             launch.undo(directory.remove)

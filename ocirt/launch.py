@@ -72,6 +72,15 @@ class Launch:
         self._stage_one = -1  # pidfd of the first stage, to be reaped
         self._undo: list[Callable[[], None]] = []
 
+    def __enter__(self) -> Launch:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """What could not be undone goes along with the error, as its notes."""
+        if error is not None:
+            for warning in self.warnings:
+                error.add_note(warning)
+
     @property
     def ctx(self) -> Context:
         if callable(self._context):
