@@ -137,7 +137,7 @@ def _become_root(ctx: Context) -> None:
 def _write_maps(launch: Any) -> None:
     from ocirt.idmap import write_maps
 
-    write_maps(launch.pid, launch.ctx.linux, launch.ctx.host.euid)
+    write_maps(launch.pid, launch.pidfd, launch.ctx.linux, launch.ctx.host.euid)
 
 
 def _time_offsets(ctx: Context) -> None:
