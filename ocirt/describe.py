@@ -284,7 +284,7 @@ def _instructions(value: bytes) -> str:
 
 
 def _kind(value: int) -> str:
-    return ("directory", "file", "directory without symlinks")[value]
+    return ("directory", "file", "directory without symlinks", "directory")[value]
 
 
 # (kind, argument) or ("", argument): how its value is shown

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from ocirt.mount_options import MountOptions
 
 # openat2 kinds of the target op
-DIRECTORY, FILE, PLAIN_DIRECTORY = 0, 1, 2
+PLAIN_DIRECTORY, MOUNT_POINT = 2, 3
 FSCONFIG_LIMIT = 255  # longer values are refused by fsconfig(2) (EINVAL)
+HELD = ([b"proc"], [b"sys"])  # masks and read-only paths count from the mount itself
 OLD_PARSER = ("overlay", "fuse", "nfs", "nfs4", "cifs", "9p")
 
 
@@ -128,7 +129,7 @@ def new_fs(
     return mount
 
 
-def target(ctx: Context, field: str, destination: bytes, detail: str, kind: int = DIRECTORY) -> int:
+def target(ctx: Context, field: str, destination: bytes, detail: str, kind: int = MOUNT_POINT) -> int:
     """Register with the checked place below the root; what is missing is made."""
     register = ctx.plan.target_register
     ctx.plan.add("target", field, register, ctx.root, destination, kind, 0o755, detail=detail)
@@ -149,12 +150,14 @@ def _bind(ctx: Context, field: str, mount: dict[str, Any], destination: bytes, o
     if options.recursive:
         flags |= kernel.AT_RECURSIVE
     path = ctx.path_from_bundle(source)
+    register = plan.mount_register
+    if words_of(destination) in HELD:
+        register = ctx.held[destination] = plan.register(words_of(destination)[0].decode())
     if ctx.userns and ctx.host.euid == 0:
         from ocirt.sources import receive_source
 
-        register = receive_source(ctx, field, detail, path, flags)
+        receive_source(ctx, field, detail, path, flags, register)
     else:
-        register = plan.mount_register
         plan.add("open_tree", field, register, AT_FDCWD, path, flags, detail=detail)
     if words_of(destination) == [b"proc"]:  # CVE-2019-16884
         only = f"{detail}: only a proc file system may lie there"
@@ -196,10 +199,10 @@ def _new(ctx: Context, field: str, kind: str, source: str, destination: bytes, o
         return
     plain = kind in ("proc", "sysfs")  # behind a link the masks would miss it (CVE-2019-19921)
     held = None
-    if plain and destination in (b"/proc", b"/sys"):
+    if plain and words_of(destination) in HELD:
         held = ctx.held[destination] = plan.register(kind)
     mount = new_fs(ctx, field, kind, options.data, attributes, detail, source, held)
-    place = target(ctx, field, destination, detail, PLAIN_DIRECTORY if plain else DIRECTORY)
+    place = target(ctx, field, destination, detail, PLAIN_DIRECTORY if plain else MOUNT_POINT)
     if kind == "tmpfs":
         if options.copy_up:
             plan.add("copy_up", field, place, mount, detail=detail)

@@ -173,6 +173,7 @@ enum plan_target {
 	TARGET_DIRECTORY,
 	TARGET_FILE,
 	TARGET_PLAIN_DIRECTORY, /* no symlink on the way to it */
+	TARGET_MOUNT_POINT,	/* a directory, but not /proc */
 };
 
 enum plan_sync {

@@ -127,7 +127,7 @@ def test_a_new_file_system():
     entry = {"destination": "/run", "type": "tmpfs", "source": "x", "options": ["mode=755", "nosuid"]}
     assert ops(applied(entry)) == [
         ("new_fs", F, MOUNT, b"tmpfs", [b"source=x", b"mode=755"], NOSUID),
-        ("target", F, TARGET, ROOT, b"/run", 0, 0o755),
+        ("target", F, TARGET, ROOT, b"/run", 3, 0o755),
         MOVED,
     ]
 
@@ -140,10 +140,18 @@ def test_a_file_system_without_a_source_is_its_own():
 def test_proc_and_sysfs_lie_behind_no_symlink_and_stay_held():
     ctx = applied(
         {"destination": "/proc", "type": "proc", "source": "proc"},
-        {"destination": "/sys", "type": "sysfs", "options": None},
+        {"destination": "sys/", "type": "sysfs", "options": None},
     )
     assert [op[5] for op in ops(ctx) if op[0] == "target"] == [2, 2]
-    assert ctx.held == {b"/proc": NEXT, b"/sys": NEXT - 1}
+    assert ctx.held == {b"/proc": NEXT, b"sys/": NEXT - 1}
+
+
+@pytest.mark.parametrize("more", [{}, {"kinds": ("mount", "user")}])
+def test_a_procfs_and_a_sysfs_that_are_bound_stay_held(more):
+    sources = [{"destination": path, "source": path, "options": ["rbind"]} for path in ("/proc", "/sys/")]
+    ctx = applied(*sources, **more)
+    assert ctx.held == {b"/proc": NEXT, b"/sys/": NEXT - 1}
+    assert [op[2] for op in ops(ctx) if op[0] in ("open_tree", "receive_fd")] == [NEXT, NEXT - 1]
 
 
 def test_a_tmpfs_keeps_the_mode_of_the_directory_that_it_hides():
@@ -184,7 +192,7 @@ def test_a_value_that_fsconfig_refuses_goes_by_the_old_call_onto_the_checked_tar
     long = "lowerdir=" + "/x" * 200
     entry = {"destination": "/m", "type": "overlay", "source": "o", "options": [long, "ro", "private"]}
     assert ops(applied(entry)) == [
-        ("target", F, TARGET, ROOT, b"/m", 0, 0o755),
+        ("target", F, TARGET, ROOT, b"/m", 3, 0o755),
         ("old_mount", F, b"o", TARGET, b"overlay", 1, long.encode()),
         ("open_in_root", F, MOUNT, ROOT, b"/m", os.O_PATH),
         ("mount_setattr", F, MOUNT, b"", EMPTY, attributes(propagation=PRIVATE)),

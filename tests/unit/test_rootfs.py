@@ -139,12 +139,12 @@ def test_paths_in_proc_count_from_the_mount_itself(path, start, rest):
     ]
 
 
-def test_a_mount_over_proc_makes_paths_count_from_the_root_again():
+def test_a_mount_over_sys_makes_paths_count_from_the_root_again():
     ctx = context()
-    cover = {"destination": "/proc/", "source": "/x", "options": ["bind"]}
-    mounts.apply_mounts(ctx, [PROC, cover])
-    rootfs.apply_masked_paths(ctx, ["/proc/kcore"])
-    assert ops(ctx)[-1][2:4] == (ROOT, b"/proc/kcore")
+    cover = {"destination": "/sys/", "type": "tmpfs"}
+    mounts.apply_mounts(ctx, [{"destination": "/sys", "type": "sysfs"}, cover])
+    rootfs.apply_masked_paths(ctx, ["/sys/firmware"])
+    assert ops(ctx)[-1][2:4] == (ROOT, b"/sys/firmware")
 
 
 def test_the_mount_point_of_a_rootfs_is_found_behind_a_symlink(tmp_path):
