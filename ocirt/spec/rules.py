@@ -210,6 +210,9 @@ def protected_paths(spec: dict[str, Any]) -> Offences:
         if paths:
             if not is_private(spec, "mount"):
                 yield f"linux.{field}", "needs a mount namespace in linux.namespaces"
+            for i, path in enumerate(paths if field == "maskedPaths" else ()):
+                if path and not set(path.split("/")) - {"", "."}:
+                    yield f"linux.{field}[{i}]", "is the root itself, which cannot be hidden"
             if "" in paths:
                 yield f"linux.{field}[{paths.index('')}]", "must not be empty"
 

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from ocirt import mounts, rootfs
+from ocirt import kernel, mounts, rootfs
 from ocirt.errors import SpecError
 from ocirt.host import Host
 from tests.lib.compiled import NEXT, ROOT, context, kinds_of, ops
@@ -137,6 +137,15 @@ def test_paths_in_proc_count_from_the_mount_itself(path, start, rest):
         ("readonly_path", "linux.readonlyPaths[0]", start, rest),
         ("mask_path", "linux.maskedPaths[0]", start if path != "/proc" else ROOT, rest, 0, 0),
     ]
+
+
+@pytest.mark.parametrize("path", ["/", "/./", "//"])
+def test_the_root_among_the_read_only_paths(path):
+    """A read-only mount over it would lie above the root that everybody has."""
+    ctx = context()
+    rootfs.apply_readonly_paths(ctx, [path])
+    attributes = kernel.mount_attr(kernel.MOUNT_ATTR_RDONLY, 0, 0)
+    assert ops(ctx) == [("mount_setattr", "linux.readonlyPaths[0]", -100, b"/", 0, attributes)]
 
 
 def test_a_mount_over_sys_makes_paths_count_from_the_root_again():

@@ -353,6 +353,10 @@ REFUSED = {
         [namespaces("uts"), *NO_MOUNTS, ("linux.rootfsPropagation", "rslave")],
         "linux.rootfsPropagation: needs a mount namespace in linux.namespaces",
     ),
+    "the root masked": (
+        [("linux.maskedPaths", ["/a", "/./"])],
+        "linux.maskedPaths[1]: is the root itself, which cannot be hidden",
+    ),
     "empty masked path": ([("linux.maskedPaths", ["/a", ""])], "linux.maskedPaths[1]: must not be empty"),
     "device without number": (
         [("linux.devices", [{"path": "/dev/x", "type": "c", "major": 1, "minor": None}])],
