@@ -142,8 +142,8 @@ def _bind(ctx: Context, field: str, mount: dict[str, Any], destination: bytes, o
         raise SpecError(f"{field}.source", "is missing: a bind mount needs it", "config.md, Mounts")
     for word in options.data:
         if word not in SUPERBLOCK:  # the kernel would ignore it
-            reason = f"{word!r} is for a new file system, a bind mount shows one that is there"
-            raise SpecError(f"{field}.options", reason, "config-linux.md, Linux mount options")
+            remark = f"{word!r} is for a new file system and ignored: a bind mount shows one that is there"
+            ctx.warnings.append(f"{field}.options: {remark}")
     detail = f"{source} on {mount['destination']}"
     plan = ctx.plan
     flags = kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC
