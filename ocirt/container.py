@@ -396,10 +396,12 @@ class Container:
             try:
                 self.saved = directory.load()
             except FileNotFoundError:
+                if not directory.is_ours():
+                    raise NotFound(self.id) from None
                 directory.remove()  # a create that was killed before it wrote anything
                 return
             except (OcirtError, OSError):
-                if not force:
+                if not force or not directory.is_ours():
                     raise
                 from ocirt import salvage
 

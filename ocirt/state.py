@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 FORMAT = 1
+# What a state directory holds; each file has the name .NAME.new while it is written.
+NAMES = ("state.json", "config.json", "start", "claimed", "notify")
 MAX_ID = 255  # bytes of a file name; an id is ASCII
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
@@ -146,6 +148,11 @@ class StateDir:
             posix.unlink(name, dir_fd=self.fd)
         except FileNotFoundError:
             pass
+
+    def is_ours(self) -> bool:
+        """Does it hold nothing but what a create leaves? A wrong --root may name any directory."""
+        known = {*NAMES, *(f".{name}.new" for name in NAMES)}
+        return known.issuperset(posix.listdir(self.fd))
 
     def remove(self) -> None:
         """Remove the directory with all that is in it; the id is free again."""

@@ -212,6 +212,37 @@ def test_a_poststart_hook_may_delete_its_container(made, sleeper, tmp_path):
         found._poststart()
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", ["thesis", "config.json.bak", "rootfs", ".ssh"])
+def test_a_directory_that_is_no_containers_is_not_deleted(tmp_path, name, force):
+    """A wrong --root, as in --root /home delete NAME; runc and crun remove all that is in it."""
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / name).write_text("precious")
+    (tmp_path / "c/config.json").write_text("{}")
+    with pytest.raises(NotFound):
+        Container(str(tmp_path), "c", {}).delete(force=force)
+    assert (tmp_path / "c" / name).read_text() == "precious"
+    assert (tmp_path / "c/config.json").exists()
+
+
+def test_a_directory_with_a_state_of_others_and_more_is_not_deleted(tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/state.json").write_text("{}")
+    (tmp_path / "c/thesis").write_text("precious")
+    with pytest.raises(OcirtError, match="was written by another version"):
+        Container(str(tmp_path), "c", {}).delete(force=True)
+    assert (tmp_path / "c/thesis").exists()
+
+
+@pytest.mark.parametrize("names", [(), (".config.json.new",), ("config.json", ".state.json.new")])
+def test_what_a_create_that_was_killed_leaves_is_deleted(tmp_path, names):
+    (tmp_path / "c").mkdir()
+    for name in names:
+        (tmp_path / "c" / name).touch()
+    Container(str(tmp_path), "c", {}).delete()
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_created_container_is_killed_by_delete(made, waiting, tmp_path):
     made(waiting.pid, created=True).delete()
     assert not Path(f"/proc/{waiting.pid}").exists()  # killed, and reaped as our child
