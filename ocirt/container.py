@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ocirt.launch import Launch
     from ocirt.options import CreateOptions, ExecOptions
 
-S_IFMT, S_IFDIR = 0o170000, 0o040000
+S_IFMT, S_IFDIR, S_IFREG = 0o170000, 0o040000, 0o100000
 SIGILL = 4
 KILL_WAIT = 10.0  # seconds for a killed container to be gone
 
@@ -693,6 +693,12 @@ def _leave_pid_file(path: str | None, launch: Launch) -> None:
 
 def write_pid_file(path: str, pid: int) -> None:
     """Plain decimal without a newline, complete as soon as it has its name."""
+    try:
+        replaced = posix.lstat(path).st_mode & S_IFMT
+    except FileNotFoundError:
+        replaced = S_IFREG
+    if replaced != S_IFREG:  # /dev/stdout is a link of the host's, and others need it
+        raise OcirtError(f"--pid-file: {path} is there and is not a regular file")
     directory, _, name = path.rpartition("/")
     partial = f"{directory}/.{name}.new" if directory else f".{name}.new"
     _unlink(partial)  # of a runtime that was killed, or somebody's link to elsewhere

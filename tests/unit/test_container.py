@@ -281,6 +281,23 @@ def test_the_pid_file_is_plain_decimal_and_complete_when_it_has_its_name(tmp_pat
     assert [entry.name for entry in tmp_path.iterdir()] == ["pid"]
 
 
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_a_pid_file_replaces_nothing_but_a_file(tmp_path, kind):
+    """--pid-file /dev/stdout as root took the host's link away (with runc too)."""
+    path = tmp_path / "pid"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("/proc/self/fd/1")
+    before = os.lstat(path)
+    with pytest.raises(OcirtError, match=r"--pid-file: .*/pid is there and is not a regular file"):
+        write_pid_file(str(path), 7)
+    assert os.lstat(path).st_ino == before.st_ino
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pid"]
+
+
 def test_a_pid_file_in_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_pid_file("pid", 7)
