@@ -61,7 +61,7 @@ def apply_mounts(ctx: Context, mounts: list[dict[str, Any]]) -> None:
 
         ctx.plan.at("OPEN", "NOTIFY_SOCKET", f"mkdir {notify}", lambda _: prepare(notify))
         mount = {"source": notify, "destination": "/run/notify"}
-        options = parse(("bind", "nosuid", "nodev", "noexec"), "NOTIFY_SOCKET")
+        options = parse(("bind", "ro", "nosuid", "nodev", "noexec"), "NOTIFY_SOCKET")
         _bind(ctx, "NOTIFY_SOCKET", mount, b"/run/notify", options)
 
 

@@ -419,6 +419,19 @@ def test_readiness_is_passed_on_with_the_pid_on_the_host(runtime, bundle, manage
     assert process.wait(timeout=10) == 137
 
 
+def test_the_container_can_put_nothing_into_the_notify_directory(runtime, bundle, manager):
+    """It is the state directory's: full, or nested without end, it would keep delete from its work."""
+    environment = {**os.environ, "NOTIFY_SOCKET": manager.getsockname()}
+    bundle.sh("touch /run/notify/x; mkdir /run/notify/y; echo; sleep 600")
+    process, container_id, _ = run_and_read_line(runtime, bundle, env=environment)
+    inside = runtime.root / container_id / "notify"
+    assert [entry.name for entry in inside.iterdir()] == ["notify.sock"]
+    send_from_inside(runtime, container_id, b"READY=1")
+    assert manager.recv(100).startswith(b"READY=1")
+    runtime("kill", container_id, "KILL", check=True)
+    process.wait(timeout=10)
+
+
 def test_start_returns_when_the_container_is_ready(runtime, bundle, manager):
     environment = {**os.environ, "NOTIFY_SOCKET": manager.getsockname()}
     bundle.sh("sleep 600").write()
