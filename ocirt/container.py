@@ -8,7 +8,16 @@ import time
 from errno import ECONNREFUSED, ENOENT, ENOTDIR, ESRCH
 
 from ocirt import kernel, state
-from ocirt.errors import InitDied, NotFound, OcirtError, SpecError, StepError, WrongState
+from ocirt.errors import (
+    CgroupError,
+    ExecutableError,
+    InitDied,
+    NotFound,
+    OcirtError,
+    SpecError,
+    StepError,
+    WrongState,
+)
 from ocirt.state import StateDir
 
 TYPE_CHECKING = False
@@ -523,14 +532,32 @@ class Container:
 
         process is the process object of config.json. Raises WrongState, or what failed.
         """
-        from ocirt.build import build_exec
-        from ocirt.launch import Launch
-
         status = self.status
         if status == "stopped":
             raise WrongState(status, "running", "cannot exec in a stopped container")
         if status == "creating":
             raise WrongState(status, "running", "cannot exec in a container that is being created")
+        try:
+            return self._exec(process, options, console_fd, on_ready)
+        except ExecutableError:
+            raise
+        except (StepError, CgroupError, InitDied):
+            # Whatever was gone went with the container: podman would take an ENOENT for a missing
+            # command.
+            if self.status == "stopped":
+                raise WrongState("stopped", "running", "cannot exec in a stopped container") from None
+            raise
+
+    def _exec(
+        self,
+        process: dict[str, Any],
+        options: ExecOptions,
+        console_fd: int,
+        on_ready: Callable[[Exec], None] | None,
+    ) -> Exec:
+        from ocirt.build import build_exec
+        from ocirt.launch import Launch
+
         trace = _open_trace(options)
         ctx = build_exec(self, process, options)
         launch = Launch(ctx.plan, ctx, trace=trace)

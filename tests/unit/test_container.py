@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from ocirt import build, container, state
 from ocirt.container import Container, write_pid_file
 from ocirt.errors import AlreadyExists, HookFailed, NotFound, OcirtError, StepError, WrongState
+from ocirt.options import ExecOptions
 from ocirt.procfs import start_time
 
 DOCUMENT = {
@@ -241,6 +243,20 @@ def test_what_a_create_that_was_killed_leaves_is_deleted(tmp_path, names):
         (tmp_path / "c" / name).touch()
     Container(str(tmp_path), "c", {}).delete()
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_exec_that_fails_because_the_container_has_ended_says_so(made, sleeper, monkeypatch, ends):
+    def build_exec(*_):
+        if ends:
+            sleeper.kill()
+            sleeper.wait()
+        raise StepError(errno.ENOENT, "clone3", "linux.namespaces")
+
+    monkeypatch.setattr(build, "build_exec", build_exec)
+    words = "cannot exec in a stopped container" if ends else "clone3: No such file or directory"
+    with pytest.raises(OcirtError, match=words):
+        made(sleeper.pid).exec({}, ExecOptions())
 
 
 def test_a_created_container_is_killed_by_delete(made, waiting, tmp_path):
