@@ -575,6 +575,29 @@ def test_verify_finds_a_fresh_container_as_asked(runtime, sleeper):
     assert {finding["ok"] for finding in findings} == {True}
 
 
+def test_verify_knows_what_is_covered_and_where_links_lead(runtime, bundle):
+    (bundle.rootfs / "link").symlink_to("/home")
+    (bundle.rootfs / "elsewhere").symlink_to("/tmp/there")
+    volume = bundle.path / "volume"
+    volume.mkdir()
+    bundle.linux["readonlyPaths"] += ["/", "/link", "/nosuch"]
+    bundle.namespaces("mount", "uts", "ipc", "network")
+    bundle.spec["mounts"] += [
+        {"destination": "/proc/", "type": "bind", "source": "/proc", "options": ["rbind", "nosuid"]},
+        {"destination": "//root//x/", "type": "bind", "source": str(volume), "options": ["bind", "ro"]},
+        {"destination": "/elsewhere", "type": "tmpfs", "source": "tmpfs", "options": ["noexec"]},
+        {"destination": "usr/bin", "type": "tmpfs", "source": "tmpfs"},
+        {"destination": "/usr", "type": "tmpfs", "source": "tmpfs", "options": ["nodev"]},
+    ]
+    container_id = runtime.start_bundle(bundle.args("/bin/sleep", "60"))
+    done = runtime("verify", "--json", container_id)
+    rows = {row["field"]: row for row in json.loads(done.stdout)}
+    assert [field for field, row in rows.items() if not row["ok"]] == []
+    assert not any(field.startswith(("mounts[0]", "mounts[10]")) for field in rows)
+    assert rows["linux.readonlyPaths[6] /link"]["inForce"] == "read-only"
+    assert rows["root.readonly"]["inForce"] == "true"
+
+
 def test_verify_tells_what_differs_and_fails(runtime, bundle, sleeper, tmp_path):
     pid = runtime.state(sleeper)["pid"]
     bundle.spec["hostname"] = "another"
