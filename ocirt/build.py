@@ -5,9 +5,11 @@ from __future__ import annotations
 import posix
 
 from ocirt import kernel
+from ocirt.cgroups.apply import is_cloned_into
 from ocirt.context import Context
 from ocirt.errors import StepError
 from ocirt.fields import compile_fields
+from ocirt.namespaces import first_flags
 from ocirt.plan import Plan
 from ocirt.spec import check, load
 
@@ -27,13 +29,25 @@ def build_create(
 
     Nothing is changed and no privilege is needed.
     """
+    ctx, text = begin_create(bundle, container_id, options, start=start)
+    compile_fields(ctx, "create")
+    return ctx, text
+
+
+def begin_create(
+    bundle: str, container_id: str, options: CreateOptions, *, start: bool = False
+) -> tuple[Context, bytes]:
+    """Context of a document that has been checked, and the bytes of config.json.
+
+    Its plan says how the init is started, and nothing else yet: compile_fields() is the next step.
+    """
     from ocirt.host import Host
 
     bundle = real_directory(bundle)
     text = load.read(getattr(options, "config_file", "") or bundle)
     spec = load.parse(text)
     check.check(spec)
-    return compile_create(spec, bundle, container_id, options, Host(), start=start), text
+    return _context(spec, bundle, container_id, options, Host(), start), text
 
 
 def compile_create(
@@ -49,6 +63,15 @@ def compile_create(
 
     start: the program runs at once, so that the plan has no wait for a start command.
     """
+    ctx = _context(spec, bundle, container_id, options, host, start)
+    compile_fields(ctx, "create")
+    return ctx
+
+
+def _context(
+    spec: dict[str, Any], bundle: str, container_id: str, options: CreateOptions, host: Host, start: bool
+) -> Context:
+    """All that is known before the plan is compiled: enough to start the init."""
     plan = Plan()
     ctx = Context(spec, plan, bundle=bundle, container_id=container_id, options=options, host=host)
     if ctx.terminal or options.console_socket:
@@ -56,7 +79,8 @@ def compile_create(
     if not start:
         ctx.start_socket = plan.handle("start socket", "process", _not_given)
     plan.keep_fds = preserved_fds(options.preserve_fds)
-    compile_fields(ctx, "create")
+    plan.clone_flags, plan.unshare_flags = first_flags(ctx)
+    plan.early = not is_cloned_into(ctx)
     return ctx
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ocirt import kernel
-from ocirt.mounts import DIRECTORY, attach, new_fs, set_attributes, target
+from ocirt.mounts import attach, new_fs, set_attributes, target
 from ocirt.plan import AT_FDCWD
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ def _unified(ctx: Context, field: str, destination: bytes, options: MountOptions
         mount = new_fs(ctx, field, "cgroup2", options.data, options.attr_set, detail, "cgroup")
     else:
         mount = _bind_own(ctx, field, "", ctx.host.unified_mount, detail, options)
-    place = target(ctx, field, destination, detail, DIRECTORY)
+    place = target(ctx, field, destination, detail)
     attach(ctx, field, mount, place, detail, options)
 
 

@@ -8,7 +8,16 @@ import time
 from errno import ECONNREFUSED, ENOENT, ENOTDIR, ESRCH
 
 from ocirt import kernel, state
-from ocirt.errors import InitDied, NotFound, OcirtError, SpecError, StepError, WrongState
+from ocirt.errors import (
+    CgroupError,
+    ExecutableError,
+    InitDied,
+    NotFound,
+    OcirtError,
+    SpecError,
+    StepError,
+    WrongState,
+)
 from ocirt.running import Running
 from ocirt.state import StateDir
 
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
     from ocirt.launch import Launch
     from ocirt.options import CreateOptions, ExecOptions
 
-S_IFMT, S_IFDIR = 0o170000, 0o040000
+S_IFMT, S_IFDIR, S_IFREG = 0o170000, 0o040000, 0o100000
 SIGILL = 4
 KILL_WAIT = 10.0  # seconds for a killed container to be gone
 
@@ -82,13 +91,22 @@ class Container(Running):
         on_created: Callable[[Container], None] | None,
         trace: Any,
     ) -> Container:
-        from ocirt.build import build_create
+        from ocirt.build import begin_create
+        from ocirt.fields import compile_fields
         from ocirt.launch import Launch  # here: state, kill and list do without it
 
-        ctx, text = build_create(bundle, container_id, options, start=start)
-        _check_rootfs(ctx)
-        with state.reserve(root, container_id) as directory:
-            launch = Launch(ctx.plan, ctx, trace=trace)
+        ctx, text = begin_create(bundle, container_id, options, start=start)
+        launch = Launch(ctx.plan, ctx, trace=trace)
+        try:
+            if ctx.plan.early:
+                launch.start_init()
+            compile_fields(ctx, "create")
+            _check_rootfs(ctx)
+            directory = state.reserve(root, container_id)
+        except BaseException:
+            launch.abort()
+            raise
+        with launch, directory:
             container = cls(root, container_id, _first_state(ctx))
             launch.undo(lambda: container._poststop_of_failed(launch))
             launch.undo(directory.remove)
@@ -103,7 +121,7 @@ class Container(Running):
                 directory.save(container.saved)
                 ctx.plan.at("CGROUP", "linux.cgroupsPath", "claim the groups", lambda _: directory.claim())
             except BaseException:
-                launch.roll_back()
+                launch.abort()
                 raise
             launch.prepare()
             launch.spawn()
@@ -220,20 +238,14 @@ class Container(Running):
         return "ocirt-init" in program.rpartition("/")[2]
 
     def _status_without_pid(self) -> str:
-        """Being created, unless the runtime that did it has died: then its lock is free."""
-        import fcntl
+        """Being created, unless the runtime that did it has died.
 
-        try:
-            fd = posix.open(f"{self.root}/{self.id}", posix.O_RDONLY | posix.O_CLOEXEC)
-        except FileNotFoundError:
-            return "stopped"
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return "creating"
-        finally:
-            posix.close(fd)
-        return "stopped"
+        Its lock is not asked: to ask is to hold it for a moment, and others would find it taken.
+        """
+        from ocirt.procfs import process_is
+
+        creator = self.saved.get("creator")
+        return "creating" if creator and process_is(*creator) else "stopped"
 
     def _alive(self) -> bool:
         from ocirt.procfs import process_is
@@ -412,10 +424,12 @@ class Container(Running):
             try:
                 self.saved = directory.load()
             except FileNotFoundError:
+                if not directory.is_ours():
+                    raise NotFound(self.id) from None
                 directory.remove()  # a create that was killed before it wrote anything
                 return
             except (OcirtError, OSError):
-                if not force:
+                if not force or not directory.is_ours():
                     raise
                 from ocirt import salvage
 
@@ -544,9 +558,6 @@ class Container(Running):
 
         process is the process object of config.json. Raises WrongState, or what failed.
         """
-        from ocirt.build import build_exec
-        from ocirt.launch import Launch
-
         status = self.status
         if status == "stopped":
             raise WrongState(status, "running", "cannot exec in a stopped container")
@@ -556,6 +567,27 @@ class Container(Running):
         if not options.ignore_paused and freezer is not None and freezer.is_frozen():
             text = "cannot exec in a paused container (use --ignore-paused to override)"
             raise WrongState("paused", "running", text)
+        try:
+            return self._exec(process, options, console_fd, on_ready)
+        except ExecutableError:
+            raise
+        except (StepError, CgroupError, InitDied):
+            # Whatever was gone went with the container: podman would take an ENOENT for a missing
+            # command.
+            if self.status == "stopped":
+                raise WrongState("stopped", "running", "cannot exec in a stopped container") from None
+            raise
+
+    def _exec(
+        self,
+        process: dict[str, Any],
+        options: ExecOptions,
+        console_fd: int,
+        on_ready: Callable[[Exec], None] | None,
+    ) -> Exec:
+        from ocirt.build import build_exec
+        from ocirt.launch import Launch
+
         trace = _open_trace(options)
         ctx = build_exec(self, process, options)
         launch = Launch(ctx.plan, ctx, trace=trace)
@@ -646,6 +678,8 @@ def _check_rootfs(ctx: Context) -> None:
 
 
 def _first_state(ctx: Context) -> dict[str, Any]:
+    from ocirt.procfs import start_time
+
     now = time.time_ns()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9))
     hooks = ctx.spec.get("hooks") or {}
@@ -654,6 +688,7 @@ def _first_state(ctx: Context) -> dict[str, Any]:
         "id": ctx.id,
         "pid": 0,
         "startTime": 0,
+        "creator": [posix.getpid(), start_time("self")],
         "bundle": ctx.bundle,
         "rootfs": kernel.fsdecode(ctx.rootfs),
         "created": f"{stamp}.{now % 10**9:09}Z",
@@ -716,6 +751,12 @@ def _leave_pid_file(path: str | None, launch: Launch) -> None:
 
 def write_pid_file(path: str, pid: int) -> None:
     """Plain decimal without a newline, complete as soon as it has its name."""
+    try:
+        replaced = posix.lstat(path).st_mode & S_IFMT
+    except FileNotFoundError:
+        replaced = S_IFREG
+    if replaced != S_IFREG:  # /dev/stdout is a link of the host's, and others need it
+        raise OcirtError(f"--pid-file: {path} is there and is not a regular file")
     directory, _, name = path.rpartition("/")
     partial = f"{directory}/.{name}.new" if directory else f".{name}.new"
     _unlink(partial)  # of a runtime that was killed, or somebody's link to elsewhere

@@ -61,6 +61,8 @@ def text(ctx: Context) -> str:
 def steps_of(ctx: Context) -> Iterator[tuple[str, str, str, str, str]]:
     """(phase, who, field, call, detail) of all steps, those of the parent where they happen."""
     made = ctx.plan
+    if made.early:
+        yield from _spawn(ctx)
     for late in (False, True):
         if not late:
             yield from _actions(ctx, "OPEN", "OPEN")
@@ -69,14 +71,23 @@ def steps_of(ctx: Context) -> Iterator[tuple[str, str, str, str, str]]:
                 yield "CGROUP" if late else "OPEN", "ocirt", handle.field, f"open {handle.name}", ""
         if not late:
             yield from _actions(ctx, "CGROUP", "CGROUP")
-    flags = _names("CLONE_", made.clone_flags) if made.clone_flags else "0"
-    into = f", cgroup={made.into_cgroup!r}" if made.into_cgroup is not None else ""
-    yield "SPAWN", "ocirt", "linux.namespaces", f"clone3({flags}{into})", ""
+    if not made.early:
+        yield from _spawn(ctx)
     for op in made.ops:
         yield op.phase, "ocirt-init", op.field, call(op, ctx), op.detail
         if op.kind == "sync":
             yield from _actions(ctx, SYNC_NAMES[op.args[0]], op.phase)
     yield from _actions(ctx, "AFTER", "AFTER")
+
+
+def _spawn(ctx: Context) -> Iterator[tuple[str, str, str, str, str]]:
+    made = ctx.plan
+    into = f", cgroup={made.into_cgroup!r}" if made.into_cgroup is not None else ""
+    clone = f"clone3({_names('CLONE_', made.clone_flags)}{into})"
+    yield "SPAWN", "ocirt", "linux.namespaces", clone, ""
+    if made.unshare_flags:
+        unshare = f"ocirt-init: unshare({_names('CLONE_', made.unshare_flags)})"
+        yield "SPAWN", "ocirt-init", "linux.namespaces", unshare, ""
 
 
 def _actions(ctx: Context, when: str, phase: str) -> Iterator[tuple[str, str, str, str, str]]:
@@ -273,7 +284,7 @@ def _instructions(value: bytes) -> str:
 
 
 def _kind(value: int) -> str:
-    return ("directory", "file", "directory without symlinks")[value]
+    return ("directory", "file", "directory without symlinks", "directory")[value]
 
 
 # (kind, argument) or ("", argument): how its value is shown

@@ -7,7 +7,6 @@ the terminal. Nothing polls.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import posix
 import select
 
@@ -26,25 +25,13 @@ if TYPE_CHECKING:
     from ocirt.options import CreateOptions, ExecOptions
 
 # Raised by the process itself, or its own affair: job control of a background runtime.
-KEPT = frozenset(
-    getattr(_signal, f"SIG{name}")
-    for name in (
-        "KILL",
-        "STOP",
-        "SEGV",
-        "BUS",
-        "FPE",
-        "ILL",
-        "TRAP",
-        "ABRT",
-        "SYS",
-        "PIPE",
-        "TTIN",
-        "TTOU",
-        "URG",
-    )
-)
-ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
+KEPT = "KILL STOP SEGV BUS FPE ILL TRAP ABRT SYS PIPE TTIN TTOU URG"
+ENDING = "INT TERM HUP QUIT"
+LIBC = (1 << 31) | (1 << 32)  # signals 32 and 33 are the C library's own
+
+
+def _mask(names: str) -> int:
+    return kernel.signal_mask(getattr(kernel, f"SIG{name}") for name in names.split())
 
 
 def run_bundle(
@@ -135,14 +122,11 @@ class Foreground:
         self._receiver, self.console_fd = kernel.socketpair()
         self._console: Console | None = None
         self._relay: Relay | None = None
-        taken = [
-            number
-            for number in _signal.valid_signals()
-            if number not in KEPT and _signal.getsignal(number) != _signal.SIG_IGN  # nohup
-        ]
+        # What is ignored stays so: nohup.
+        taken = kernel.INFINITY & ~(_mask(KEPT) | LIBC | kernel.ignored_signals())
         self._signals = kernel.signalfd(taken)
-        self._ending = kernel.signalfd([number for number in ENDING if number in taken])
-        self._old_mask: Any = _signal.pthread_sigmask(_signal.SIG_BLOCK, taken)
+        self._ending = kernel.signalfd(_mask(ENDING) & taken)
+        self._old_mask: int | None = kernel.sigprocmask(kernel.SIG_BLOCK, taken)
         interrupt.arm(self._ending)
 
     def take(self, process: Container | Exec, terminal: bool, notify_directory: str | None = None) -> None:
@@ -192,14 +176,14 @@ class Foreground:
 
     def _pass_on(self, process: Container | Exec) -> None:
         number = interrupt.read_signal(self._signals)
-        if number == _signal.SIGCHLD:
+        if number == kernel.SIGCHLD:
             _reap_others(self._pid)
             return
-        if number == _signal.SIGWINCH:
+        if number == kernel.SIGWINCH:
             if self._console is not None:
                 self._console.resize()
             return
-        if number == _signal.SIGCONT and self._console is not None:
+        if number == kernel.SIGCONT and self._console is not None:
             self._console.make_raw()  # the shell has reset the terminal meanwhile
         try:
             kernel.pidfd_send_signal(process.pidfd, number)
@@ -219,7 +203,7 @@ class Foreground:
             # What is still pending was meant for the process, which is gone: not for our caller.
             while interrupt.is_readable(self._signals):
                 interrupt.read_signal(self._signals)
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, self._old_mask)
+            kernel.sigprocmask(kernel.SIG_SETMASK, self._old_mask)
             self._old_mask = None
         for fd in (self._receiver, self.console_fd, self._signals, self._ending):
             if fd >= 0:

@@ -104,7 +104,8 @@ def read_all(fd: int, limit: int = 64 << 20) -> bytes:
             break
         parts.append(part)
         limit -= len(part)
-        size = 1 << 20
+        if len(parts) > 1:  # most files end here: the second read needs no large buffer
+            size = 1 << 20
     return b"".join(parts)
 
 
@@ -209,7 +210,7 @@ def namespace_type(fd: int) -> int:
 def prlimit(pid: int, resource: int, soft: int, hard: int) -> tuple[int, int]:
     """Set a limit (pid 0: own) and get the old one. -1 and INFINITY are no limit."""
     old = ffi.new("uint64_t[2]")
-    _check(lib.oc_prlimit(pid, resource, [soft & INFINITY, hard & INFINITY], old))
+    _check(lib.oc_prlimit(pid, resource, ffi.new("uint64_t[2]", [soft & INFINITY, hard & INFINITY]), old))
     return old[0], old[1]
 
 
@@ -238,11 +239,30 @@ def keyctl(operation: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> in
     return _check(lib.oc_keyctl(operation, a, b, c, d))
 
 
-def signalfd(signals: Iterable[int], nonblock: bool = True) -> int:
-    """Fd that becomes readable when one of the (blocked) signals is pending."""
+def signal_mask(signals: Iterable[int]) -> int:
+    """Bit n - 1 stands for signal n."""
     mask = 0
     for signal in signals:
         mask |= 1 << (signal - 1)
+    return mask
+
+
+def sigprocmask(how: int, mask: int) -> int:
+    """Change which signals are blocked in this thread: the mask that was. SIG_BLOCK, SIG_SETMASK."""
+    old = ffi.new("uint64_t *")
+    _check(lib.oc_sigprocmask(how, mask, old))
+    return int(old[0])
+
+
+def ignored_signals() -> int:
+    """Mask of the signals whose action is SIG_IGN."""
+    mask = ffi.new("uint64_t *")
+    _check(lib.oc_ignored_signals(mask))
+    return int(mask[0])
+
+
+def signalfd(mask: int, nonblock: bool = True) -> int:
+    """Fd that becomes readable when one of the (blocked) signals is pending."""
     return _check(lib.oc_signalfd(mask, posix.O_CLOEXEC | (posix.O_NONBLOCK if nonblock else 0)))
 
 

@@ -1,8 +1,10 @@
-"""Carry out a plan: open, spawn ocirt-init, serve its sync points, collect its failure report.
+"""Carry out a plan: start ocirt-init, open, hand over, serve sync points, collect a failure report.
 
     parent                                  ocirt-init
+      | clone3 ------------------------------> makes the namespaces, waits
+      | the plan is compiled
       | OPEN handles, CGROUP actions
-      | clone3 ------------------------------> reads and checks the plan
+      | -------- plan and fds --------------> checks the plan
       |  <------------------- PID ----------- (only when it forked a second stage)
       |  <------------------- SYNC x -------- waits
       | actions of x
@@ -12,6 +14,9 @@
       | state saved, pid file written
       |  -------------------- go ------------> waits for start, or goes on
       |  <------------------- EXEC ---------- then end-of-file: the program runs
+
+Where the clone joins a group of cgroup v2, the init is started when that is there, just before the
+plan is sent.
 
 End-of-file without EXEC means the init died; an ERROR record says which step failed and why.
 Whatever fails, undo() runs in reverse order and the processes are killed and reaped.
@@ -43,6 +48,8 @@ REPORT = Struct("<IIii24s")
 ANSWER = Struct("<II")
 PID, SYNC, ERROR, EXEC, TRACE = 1, 2, 3, 4, 5
 NO_STEP = 0xFFFFFFFF
+SCM_RIGHTS = 1
+FDS_AT_ONCE = 250
 DYING = 1  # seconds that an init may take to be dead after its last word
 
 
@@ -65,6 +72,15 @@ class Launch:
         self._stage_one = -1  # pidfd of the first stage, to be reaped
         self._undo: list[Callable[[], None]] = []
 
+    def __enter__(self) -> Launch:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """What could not be undone goes along with the error, as its notes."""
+        if error is not None:
+            for warning in self.warnings:
+                error.add_note(warning)
+
     @property
     def ctx(self) -> Context:
         if callable(self._context):
@@ -79,6 +95,37 @@ class Launch:
         from ocirt.hooks import hook_state
 
         return hook_state(self.ctx.spec, self.ctx.id, self.ctx.bundle, status, self.pid)
+
+    def start_init(self) -> None:
+        """Start ocirt-init, which makes its namespaces and waits for the plan; we go on meanwhile.
+
+        The plan need not be compiled for that. Whoever does not come to spawn() calls abort().
+        """
+        plan = self.plan
+        into = plan.into_cgroup
+        started = time.monotonic_ns()
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        self.control = ours
+        exe_fd = -1
+        try:
+            exe_fd = open_init()
+            argv = [b"ocirt-init", str(theirs.fileno()).encode(), str(plan.unshare_flags).encode()]
+            keep = [theirs.fileno(), *plan.keep_fds]
+            into_fd = -1 if into is None else into.fd
+            self.pid, self.pidfd = kernel.spawn(
+                exe_fd, argv, [], keep, plan.clone_flags, into_fd, self.exit_signal
+            )
+        except OcirtError:
+            raise
+        except OSError as error:
+            raise StepError(error.errno or 0, "clone3", "linux.namespaces") from None
+        finally:
+            theirs.close()
+            if exe_fd >= 0:
+                posix.close(exe_fd)
+        if self.trace:
+            self.trace.span("parent", "SPAWN clone3", "linux.namespaces", started)
+            self.trace.init_started(self.pid, started)
 
     def prepare(self) -> None:
         """OPEN and CGROUP: nothing of the container exists before the first and after an error."""
@@ -104,7 +151,7 @@ class Launch:
                         self._do(action)
         except BaseException:
             close_all()
-            self.roll_back()
+            self.abort()
             raise
 
     def _open(self, handle: Handle) -> None:
@@ -129,37 +176,45 @@ class Launch:
                 self.trace.span("parent", f"{action.when} {action.text}", action.field, started)
 
     def spawn(self) -> None:
-        """Start ocirt-init with the plan. On failure everything is undone."""
-        plan = self.plan
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        self.control = ours
-        exe_fd = plan_fd = -1
-        started = time.monotonic_ns()
+        """Start ocirt-init, if that has not been done, and give it the plan.
+
+        On failure everything is undone.
+        """
         try:
-            exe_fd = open_init()
-            data = plan.encode(theirs.fileno(), self.ctx.proc.fd, bool(self.trace))
-            plan_fd = plan_memfd(data)
-            keep = [theirs.fileno(), plan_fd, *plan.keep_fds]
-            into = plan.into_cgroup
-            keep += [handle.fd for handle in plan.handles if handle is not into]
-            argv = [b"ocirt-init", str(plan_fd).encode()]
-            self.pid, self.pidfd = kernel.spawn(
-                exe_fd, argv, [], keep, plan.clone_flags, -1 if into is None else into.fd, self.exit_signal
-            )
-        except BaseException as error:
-            self.roll_back()
-            if isinstance(error, OSError) and not isinstance(error, OcirtError):
-                raise StepError(error.errno or 0, "clone3", "linux.namespaces") from None
+            if self.pidfd < 0:
+                self.start_init()
+            self._hand_over()
+        except BaseException:
+            self.abort()
             raise
         finally:
-            theirs.close()
-            for fd in (exe_fd, plan_fd):
-                if fd >= 0:
-                    posix.close(fd)
             self._close_handles()
+
+    def _hand_over(self) -> None:
+        plan = self.plan
+        started = time.monotonic_ns()
+        fds = [handle.fd for handle in plan.sent()]
+        data = plan.encode(self.ctx.proc.number, bool(self.trace))
+        plan_fd = -1
+        try:
+            plan_fd = plan_memfd(data)
+            self._send_fds([plan_fd, *fds])
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has given up; its last word, read next, says why
+        except OSError as error:
+            raise StepError(error.errno or 0, "sendmsg", "plan") from None
+        finally:
+            if plan_fd >= 0:
+                posix.close(plan_fd)
         if self.trace:
-            self.trace.span("parent", "SPAWN clone3", "linux.namespaces", started)
-            self.trace.init_started(self.pid, started)
+            self.trace.span("parent", "SPAWN hand over the plan", "", started)
+
+    def _send_fds(self, fds: list[int]) -> None:
+        assert self.control is not None
+        for start in range(0, len(fds), FDS_AT_ONCE):
+            some = fds[start : start + FDS_AT_ONCE]
+            rights = (_socket.SOL_SOCKET, SCM_RIGHTS, Struct(f"{len(some)}i").pack(*some))
+            self.control.sendmsg([b"p" if start + FDS_AT_ONCE >= len(fds) else b"m"], [rights])
 
     def run_to_ready(self, on_ready: Callable[[], None]) -> None:
         """Serve the init until it is READY; then on_ready(), and it may go on.
@@ -297,6 +352,8 @@ class Launch:
         while self.control is not None:
             try:
                 data = self.control.recv(4096, _socket.MSG_DONTWAIT)
+            except ConnectionResetError:
+                continue  # told once, for what it left unread
             except OSError:
                 return
             if not data:
@@ -335,8 +392,8 @@ def _receive_from(control: _socket.socket | None, *, first: bool = False) -> byt
     interrupt.wait(control.fileno(), first=first)
     try:
         return control.recv(4096)
-    except ConnectionResetError:
-        return b""
+    except ConnectionResetError:  # it ended with something of ours unread; its own words come next
+        return control.recv(4096)
 
 
 def _split(data: bytes) -> tuple[int, int, int, int, str, bytes]:
@@ -347,7 +404,8 @@ def _split(data: bytes) -> tuple[int, int, int, int, str, bytes]:
 def failure(ops: list[Op], step: int, error: int, call: str, text: str, ctx: Context) -> OcirtError:
     """The typed error for an ERROR record of the init."""
     if step == NO_STEP or step >= len(ops):
-        return StepError(error, call or "read", "plan", text)
+        field = "linux.namespaces" if call == "unshare" else "plan"
+        return StepError(error, call or "read", field, text)
     op = ops[step]
     if op.kind == "hook":
         reason, _, rest = text.partition("\n")

@@ -14,10 +14,20 @@ from ocirt.errors import StepError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ocirt.logsink import Sink
 
 LEVELS = {"error": 1, "warning": 2, "info": 3, "debug": 4}
 FORMATS = ("text", "json")
+# podman exits with 126 or 127 when a line of a failed call has these words: what says them instead.
+ALARMING = (
+    ("permission denied", "EACCES"),
+    ("operation not permitted", "EPERM"),
+    ("no such file or directory", "ENOENT"),
+    ("executable file not found in", "no executable in"),
+)
+_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/@^+")
 
 
@@ -55,14 +65,25 @@ class Log:
     def debugging(self) -> bool:
         return self.level >= LEVELS["debug"]
 
-    def error(self, message: str) -> None:
-        """The one line that says why the command failed, on stderr in any case."""
+    def error(self, message: str, warnings: Sequence[str] = ()) -> None:
+        """The one line that says why the command failed, on stderr in any case; then what went
+        wrong besides. In JSON they are members of the error's object: podman reads the log of a
+        failed call as one.
+        """
+        if self.level < LEVELS["warning"]:
+            warnings = ()
+        warnings = [calm(warning) for warning in warnings]
         if self._elsewhere:
             _write(2, _plain(message))
+        if self.form == "json" and self._sink is None:
+            self._record("error", message, warnings)
+            return
         self._record("error", message)
+        for warning in warnings:
+            self._record("warning", warning)
 
     def warning(self, message: str) -> None:
-        self._record("warning", message)
+        self._record("warning", calm(message))
 
     def debug(self, message: str) -> None:
         self._record("debug", message)
@@ -71,17 +92,33 @@ class Log:
     def _elsewhere(self) -> bool:
         return self._fd >= 0 or self._sink is not None
 
-    def _record(self, level: str, message: str) -> None:
+    def _record(self, level: str, message: str, warnings: Sequence[str] = ()) -> None:
         if LEVELS[level] > self.level:
             return
-        message = message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        message = _text(message)
         if self._sink is not None:
             self._sink.send(level, message)
         elif self._elsewhere or self.form:
-            line = _json_line if self.form == "json" else _text_line
-            _write(self._fd if self._elsewhere else 2, line(level, message))
+            fd = self._fd if self._elsewhere else 2
+            _write(
+                fd,
+                _json_line(level, message, warnings) if self.form == "json" else _text_line(level, message),
+            )
         else:
             _write(2, _plain(message if level == "error" else f"{level}: {message}"))
+
+
+def calm(warning: str) -> str:
+    """A warning without the words in which podman looks for the reason of a failure."""
+    for words, instead in ALARMING:
+        # Letter by letter: lower() makes some letters two.
+        while (start := warning.translate(_LOWER).find(words)) >= 0:
+            warning = warning[:start] + instead + warning[start + len(words) :]
+    return warning
+
+
+def _text(message: str) -> str:
+    return message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _plain(message: str) -> str:
@@ -98,10 +135,13 @@ def _text_line(level: str, message: str) -> str:
     return f'time="{_now()}" level={level} msg={message}\n'
 
 
-def _json_line(level: str, message: str) -> str:
+def _json_line(level: str, message: str, warnings: Sequence[str] = ()) -> str:
     from ocirt.spec.jsontext import dumps
 
-    return dumps({"level": level, "msg": message, "time": _now()}) + "\n"
+    record: dict[str, object] = {"level": level, "msg": message, "time": _now()}
+    if warnings:
+        record["warnings"] = [_text(warning) for warning in warnings]
+    return dumps(record) + "\n"
 
 
 def _now() -> str:

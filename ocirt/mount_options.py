@@ -45,6 +45,10 @@ SUPERBLOCK = ("sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nom
 IGNORED = ("defaults", "silent", "loud", "iversion", "noiversion", "acl", "noacl")
 
 
+# Words that mount(8) keeps to itself; x-NAME, X-NAME and comment=TEXT are others.
+OF_MOUNT_8 = ("auto", "noauto", "nofail", "_netdev", "nouser", "nousers", "nogroup", "noowner")
+
+
 class MountOptions:
     """The words of one mount, sorted out.
 
@@ -110,7 +114,7 @@ def parse(words: Iterable[str], field: str) -> MountOptions:
             from ocirt.errors import Unsupported
 
             raise Unsupported(f"{field}.options", f"{word}: id-mapped mounts")
-        elif word == "" or word in IGNORED:
+        elif word == "" or word in IGNORED or word in OF_MOUNT_8 or word.startswith(("x-", "X-", "comment=")):
             continue
         else:
             if "\0" in word:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from ocirt.mount_options import MountOptions
 
 # openat2 kinds of the target op
-DIRECTORY, FILE, PLAIN_DIRECTORY = 0, 1, 2
+PLAIN_DIRECTORY, MOUNT_POINT = 2, 3
 FSCONFIG_LIMIT = 255  # longer values are refused by fsconfig(2) (EINVAL)
+HELD = ([b"proc"], [b"sys"])  # masks and read-only paths count from the mount itself
 OLD_PARSER = ("overlay", "fuse", "nfs", "nfs4", "cifs", "9p")
 
 
@@ -60,7 +61,7 @@ def apply_mounts(ctx: Context, mounts: list[dict[str, Any]]) -> None:
 
         ctx.plan.at("OPEN", "NOTIFY_SOCKET", f"mkdir {notify}", lambda _: prepare(notify))
         mount = {"source": notify, "destination": "/run/notify"}
-        options = parse(("bind", "nosuid", "nodev", "noexec"), "NOTIFY_SOCKET")
+        options = parse(("bind", "ro", "nosuid", "nodev", "noexec"), "NOTIFY_SOCKET")
         _bind(ctx, "NOTIFY_SOCKET", mount, b"/run/notify", options)
 
 
@@ -128,7 +129,7 @@ def new_fs(
     return mount
 
 
-def target(ctx: Context, field: str, destination: bytes, detail: str, kind: int = DIRECTORY) -> int:
+def target(ctx: Context, field: str, destination: bytes, detail: str, kind: int = MOUNT_POINT) -> int:
     """Register with the checked place below the root; what is missing is made."""
     register = ctx.plan.target_register
     ctx.plan.add("target", field, register, ctx.root, destination, kind, 0o755, detail=detail)
@@ -141,20 +142,22 @@ def _bind(ctx: Context, field: str, mount: dict[str, Any], destination: bytes, o
         raise SpecError(f"{field}.source", "is missing: a bind mount needs it", "config.md, Mounts")
     for word in options.data:
         if word not in SUPERBLOCK:  # the kernel would ignore it
-            reason = f"{word!r} is for a new file system, a bind mount shows one that is there"
-            raise SpecError(f"{field}.options", reason, "config-linux.md, Linux mount options")
+            remark = f"{word!r} is for a new file system and ignored: a bind mount shows one that is there"
+            ctx.warnings.append(f"{field}.options: {remark}")
     detail = f"{source} on {mount['destination']}"
     plan = ctx.plan
     flags = kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC
     if options.recursive:
         flags |= kernel.AT_RECURSIVE
     path = ctx.path_from_bundle(source)
+    register = plan.mount_register
+    if words_of(destination) in HELD:
+        register = ctx.held[destination] = plan.register(words_of(destination)[0].decode())
     if ctx.userns and ctx.host.euid == 0:
         from ocirt.sources import receive_source
 
-        register = receive_source(ctx, field, detail, path, flags)
+        receive_source(ctx, field, detail, path, flags, register)
     else:
-        register = plan.mount_register
         plan.add("open_tree", field, register, AT_FDCWD, path, flags, detail=detail)
     if words_of(destination) == [b"proc"]:  # CVE-2019-16884
         only = f"{detail}: only a proc file system may lie there"
@@ -196,10 +199,10 @@ def _new(ctx: Context, field: str, kind: str, source: str, destination: bytes, o
         return
     plain = kind in ("proc", "sysfs")  # behind a link the masks would miss it (CVE-2019-19921)
     held = None
-    if plain and destination in (b"/proc", b"/sys"):
+    if plain and words_of(destination) in HELD:
         held = ctx.held[destination] = plan.register(kind)
     mount = new_fs(ctx, field, kind, options.data, attributes, detail, source, held)
-    place = target(ctx, field, destination, detail, PLAIN_DIRECTORY if plain else DIRECTORY)
+    place = target(ctx, field, destination, detail, PLAIN_DIRECTORY if plain else MOUNT_POINT)
     if kind == "tmpfs":
         if options.copy_up:
             plan.add("copy_up", field, place, mount, detail=detail)

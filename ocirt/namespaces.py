@@ -1,7 +1,7 @@
 """linux.namespaces, linux.timeOffsets, uts names and sysctl: isolation as plan ops.
 
-Without a new user or time namespace, the clone itself makes the namespaces and the init needs no
-second stage. Otherwise stage 1 unshares and forks stage 2 with CLONE_PARENT:
+Without a new user or time namespace, the init makes the namespaces before it has the plan and needs
+no second stage. Otherwise stage 1 unshares and forks stage 2 with CLONE_PARENT:
 
     parent             stage 1                        stage 2
     clone3 ----------> cgroup join
@@ -44,10 +44,7 @@ def apply_namespaces(ctx: Context, _value: Any) -> None:
     if "user" in new and not ctx.has_ns("mount"):
         raise SpecError(FIELD, "a new user namespace needs a mount namespace of its own")
     joins = {kind: _join_handle(ctx, kind, path) for kind, path in ctx.join_ns.items()}
-    staged = "user" in new or "time" in new or "user" in joins or "pid" in joins
-    if not staged:
-        # cgroup: only after the join, or the namespace's root would be the runtime's own group
-        plan.clone_flags = clone_flags(new - {"cgroup"})
+    if not is_staged(ctx):
         plan.add("prctl", FIELD, kernel.PR_SET_DUMPABLE, 0, 0, 0, 0, detail="not dumpable")
         for kind in joins:
             _setns(ctx, kind, joins[kind])
@@ -83,6 +80,23 @@ def apply_namespaces(ctx: Context, _value: Any) -> None:
     if "user" not in new:
         _time_offsets(ctx)
     plan.add("fork", FIELD)
+
+
+def is_staged(ctx: Context) -> bool:
+    """Does the container's process come from a first stage, which enters the namespaces?"""
+    return bool({"user", "time"} & ctx.new_ns) or bool({"user", "pid"} & ctx.join_ns.keys())
+
+
+def first_flags(ctx: Context) -> tuple[int, int]:
+    """Flags of the clone, and of what the init unshares before it has the plan.
+
+    The clone takes least of the runtime's time when it makes only what no other call can: a process
+    is born into its pid namespace.
+    """
+    if is_staged(ctx):
+        return 0, 0
+    # cgroup: only after the join, or the namespace's root would be the runtime's own group
+    return clone_flags(ctx.new_ns & {"pid"}), clone_flags(ctx.new_ns - {"pid", "cgroup"})
 
 
 def clone_flags(kinds: set[str]) -> int:
@@ -123,7 +137,7 @@ def _become_root(ctx: Context) -> None:
 def _write_maps(launch: Any) -> None:
     from ocirt.idmap import write_maps
 
-    write_maps(launch.pid, launch.ctx.linux, launch.ctx.host.euid)
+    write_maps(launch.pid, launch.pidfd, launch.ctx.linux, launch.ctx.host.euid)
 
 
 def _time_offsets(ctx: Context) -> None:

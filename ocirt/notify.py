@@ -11,6 +11,8 @@ from __future__ import annotations
 import _socket
 import posix
 import select
+from _stat import S_ISSOCK
+from errno import ENOTSOCK
 
 from ocirt import kernel
 from ocirt.errors import StepError
@@ -55,8 +57,7 @@ class Relay:
             except FileNotFoundError:
                 pass
             self._socket.bind(f"/proc/self/fd/{dirfd}/{NAME}")
-            # Any user inside may write; the directory can only be reached from the container.
-            posix.chmod(NAME, 0o777, dir_fd=dirfd)
+            _let_all_write(dirfd)
         finally:
             posix.close(dirfd)
 
@@ -72,6 +73,20 @@ class Relay:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _let_all_write(dirfd: int) -> None:
+    """Any user inside may write to the socket; the directory is in reach of the container only.
+
+    Which may have put a link to a file of the host in the socket's place by now.
+    """
+    fd = posix.open(NAME, posix.O_PATH | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=dirfd)
+    try:
+        if not S_ISSOCK(posix.fstat(fd).st_mode):
+            raise OSError(ENOTSOCK, posix.strerror(ENOTSOCK))
+        posix.chmod(f"/proc/self/fd/{fd}", 0o777)
+    finally:
+        posix.close(fd)
 
 
 def send(address: str, message: bytes) -> None:

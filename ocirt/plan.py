@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 MAGIC = 0x31304E4C50434F
 ARGS = 7
 REGISTERS = 32
+MAX_FDS = 1024
 MAX_SIZE = 64 << 20
 TRACE = 1
+FIRST_FD = -2000  # how the plan calls the first fd that comes with it
 
 AT_FDCWD = -100
 NO_FD = -1
@@ -119,7 +121,7 @@ OPEN, CGROUP, SPAWN, ENTER, CHILD, PROCESS, LAST, AFTER = (
     "AFTER",
 )
 
-_HEADER = Struct("<QIIIii9I")
+_HEADER = Struct("<QIIIi10I")
 _OP = Struct("<HHi7Q")  # struct plan_op; encode() packs kind, skip and tolerate into one word
 _MASK = (1 << 64) - 1
 # kind -> number, argument letters, padding to ARGS words
@@ -130,13 +132,13 @@ _CODES = {
 
 
 class Handle:
-    """An fd that the parent opens in the OPEN phase and the init inherits.
+    """An fd that the parent opens in the OPEN phase and sends to the init with the plan.
 
-    opener() returns the fd; launch owns it and closes it when the init has been spawned. late: it
-    exists only after the CGROUP actions.
+    opener() returns the fd; launch owns it and closes it when it has been sent. late: it exists only
+    after the CGROUP actions. number is what the plan calls it, once it is among Plan.sent().
     """
 
-    __slots__ = ("fd", "field", "late", "name", "opener")
+    __slots__ = ("fd", "field", "late", "name", "number", "opener")
 
     def __init__(self, name: str, field: str, opener: Callable[[], int], late: bool) -> None:
         self.name = name
@@ -144,6 +146,7 @@ class Handle:
         self.opener = opener
         self.late = late
         self.fd = -1
+        self.number = NO_FD
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -186,6 +189,8 @@ class Plan:
         self.actions: list[Action] = []
         self.handles: list[Handle] = []
         self.clone_flags = 0
+        self.unshare_flags = 0  # for the init, before it has the plan
+        self.early = False  # is the init started before the plan is compiled?
         self.into_cgroup: Handle | None = None  # v2 directory for CLONE_INTO_CGROUP
         self.keep_fds: list[int] = []  # inherited from the caller as they are (--preserve-fds)
         self.phase = ENTER
@@ -219,8 +224,19 @@ class Plan:
     def actions_at(self, when: str) -> Iterator[Action]:
         return (action for action in self.actions if action.when == when)
 
-    def encode(self, control_fd: int, proc_fd: int, trace: bool = False) -> bytes:
-        """The bytes that ocirt-init reads; every handle must be open by now."""
+    def sent(self) -> list[Handle]:
+        """The handles that the init gets with the plan, in the order of their numbers."""
+        handles = [handle for handle in self.handles if handle is not self.into_cgroup]
+        if len(handles) > MAX_FDS:
+            raise SpecError(
+                "", f"the plan needs {len(handles)} fds, more than the {MAX_FDS} that can be sent"
+            )
+        for index, handle in enumerate(handles):
+            handle.number = FIRST_FD - index
+        return handles
+
+    def encode(self, proc_fd: int, trace: bool = False) -> bytes:
+        """The bytes that ocirt-init reads; the handles must have their numbers by now."""
         pool = _Pool(_HEADER.size + _OP.size * len(self.ops))
         values: list[int] = []
         add, string = values.append, pool.string
@@ -233,7 +249,7 @@ class Plan:
                 elif letter == "i":
                     add(value & _MASK)
                 elif letter == "d":
-                    add((value if type(value) is int else value.fd) & _MASK)
+                    add((value if type(value) is int else value.number) & _MASK)
                 elif letter == "o":
                     add(-1000 - value)
                 elif letter == "v":
@@ -248,7 +264,7 @@ class Plan:
         if size > MAX_SIZE:
             raise SpecError("", f"the plan has {size} bytes, more than the {MAX_SIZE} that are allowed")
         flags = TRACE if trace else 0
-        header = _HEADER.pack(MAGIC, size, len(self.ops), flags, control_fd, proc_fd, *(0,) * 9)
+        header = _HEADER.pack(MAGIC, size, len(self.ops), flags, proc_fd, *(0,) * 10)
         return b"".join((header, ops, *pool.parts))
 
 

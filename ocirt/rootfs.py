@@ -101,15 +101,22 @@ def apply_propagation(ctx: Context, propagation: str) -> None:
 
 def apply_readonly_root(ctx: Context, readonly: bool) -> None:
     if readonly and ctx.has_ns("mount"):
-        data = kernel.mount_attr(kernel.MOUNT_ATTR_RDONLY, 0, 0)
-        ctx.plan.add("mount_setattr", "root.readonly", AT_FDCWD, b"/", 0, data, detail="/")
+        _make_readonly(ctx, "root.readonly")
     elif readonly:
         raise SpecError("root.readonly", "needs a mount namespace", "config.md, Root")
+
+
+def _make_readonly(ctx: Context, field: str) -> None:
+    data = kernel.mount_attr(kernel.MOUNT_ATTR_RDONLY, 0, 0)
+    ctx.plan.add("mount_setattr", field, AT_FDCWD, b"/", 0, data, detail="/")
 
 
 def apply_readonly_paths(ctx: Context, paths: list[str]) -> None:
     for i, path in enumerate(paths):
         field = f"linux.readonlyPaths[{i}]"
+        if not words_of(kernel.fsencode(path)):  # what lies over the root is not seen
+            _make_readonly(ctx, field)
+            continue
         root, place = _place(ctx, kernel.fsencode(path))
         ctx.plan.add("readonly_path", field, root, place, detail=path)
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     Source = tuple[str, str, bytes, int]  # field, detail, path, flags of open_tree
 
 
-def receive_source(ctx: Context, field: str, detail: str, path: bytes, flags: int) -> int:
-    """Register that gets the source: asked for at one sync point, received one by one."""
+def receive_source(ctx: Context, field: str, detail: str, path: bytes, flags: int, register: int) -> None:
+    """The register gets the source: asked for at one sync point, received one by one."""
     plan = ctx.plan
     if ctx.sources is None:
         sources: list[Source] = []
@@ -33,8 +33,7 @@ def receive_source(ctx: Context, field: str, detail: str, path: bytes, flags: in
         text = "open the sources in the container's mount namespace"
         plan.at("SOURCES", "mounts", text, lambda launch: _open_all(launch, sources))
     ctx.sources.append((field, detail, path, flags))
-    plan.add("receive_fd", field, plan.mount_register, detail=detail)
-    return plan.mount_register
+    plan.add("receive_fd", field, register, detail=detail)
 
 
 def _open_all(launch: Any, sources: list[Source]) -> None:

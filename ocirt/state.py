@@ -13,7 +13,7 @@ import posix
 import time
 from errno import ENOENT
 
-from ocirt.errors import AlreadyExists, NotFound, OcirtError, SpecError
+from ocirt.errors import AlreadyExists, NotFound, OcirtError, SpecError, StepError
 from ocirt.spec.jsontext import dumps, loads
 
 TYPE_CHECKING = False
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 FORMAT = 1
+# What a state directory holds; each file has the name .NAME.new while it is written.
+NAMES = ("state.json", "config.json", "start", "claimed", "notify")
+MAX_FILE = 128 << 20  # bytes; config.json may have 64 MiB, and its annotations are in state.json
 MAX_ID = 255  # bytes of a file name; an id is ASCII
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
@@ -98,6 +101,8 @@ class StateDir:
             view = memoryview(data)
             while view:
                 view = view[posix.write(fd, view) :]
+        except OSError as error:
+            raise StepError(error.errno or 0, "write", detail=f"{self.path}/{name}") from None
         finally:
             posix.close(fd)
         posix.rename(partial, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
@@ -125,12 +130,20 @@ class StateDir:
         return state
 
     def read(self, name: str) -> bytes:
-        fd = posix.open(name, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW, dir_fd=self.fd)
+        # Of a root that others may write to: a FIFO must not hang, nor a file without end fill us.
+        flags = posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK
+        fd = posix.open(name, flags, dir_fd=self.fd)
+        size = 0
         try:
             parts = []
             while part := posix.read(fd, 1 << 18):
                 parts.append(part)
+                size += len(part)
+                if size > MAX_FILE:
+                    raise SpecError(f"{self.path}/{name}", f"is larger than {MAX_FILE >> 20} MiB")
             return b"".join(parts)
+        except OSError as error:
+            raise StepError(error.errno or 0, "read", detail=f"{self.path}/{name}") from None
         finally:
             posix.close(fd)
 
@@ -146,6 +159,11 @@ class StateDir:
             posix.unlink(name, dir_fd=self.fd)
         except FileNotFoundError:
             pass
+
+    def is_ours(self) -> bool:
+        """Does it hold nothing but what a create leaves? A wrong --root may name any directory."""
+        known = {*NAMES, *(f".{name}.new" for name in NAMES)}
+        return known.issuperset(posix.listdir(self.fd))
 
     def remove(self) -> None:
         """Remove the directory with all that is in it; the id is free again."""
@@ -169,6 +187,9 @@ def _is_whole(state: dict[str, Any]) -> bool:
         if type(state.get(name)) is not kind:
             return False
     if not (0 <= state["pid"] < 1 << 31 and state["startTime"] >= 0):
+        return False
+    creator = state.get("creator")
+    if creator is not None and (type(creator) is not list or [type(one) for one in creator] != [int, int]):
         return False
     for entries in state["hooks"].values():
         if type(entries) is not list or not all(_is_hook(entry) for entry in entries):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ocirt.plan import Op
 
 
+NO_STEP = 0xFFFFFFFF
+BEFORE_THE_PLAN = ("SPAWN execveat", "SPAWN unshare", "SPAWN wait for the plan")
 FLAGS = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
 
 
@@ -59,6 +61,11 @@ class Trace:
 
     def init_times(self, ops: list[Op], step: int, data: bytes) -> None:
         """End times of the steps from step on; each began where the one before ended."""
+        if step == NO_STEP:
+            for name, (ended,) in zip(BEFORE_THE_PLAN, Struct("<Q").iter_unpack(data), strict=False):
+                self.span("ocirt-init", name, "linux.namespaces", self._last_init_ns, ended)
+                self._last_init_ns = ended
+            return
         for i, (ended,) in enumerate(Struct("<Q").iter_unpack(data)):
             if step + i >= len(ops):
                 break

@@ -7,6 +7,8 @@
 /* Hidden symbols need no relocation: nobody would apply one without a libc. */
 #pragma GCC visibility push(hidden)
 
+#define NO_STEP 0xffffffffu /* in a report: of no step of the plan */
+
 struct init {
 	u8 *plan;
 	u32 size;
@@ -18,6 +20,8 @@ struct init {
 	int announced;		/* exec_follows was sent: nothing but write(2) from now on */
 	int trace;
 	i32 registers[PLAN_REGISTERS];
+	u32 fd_count;
+	i32 fds[PLAN_FDS]; /* they came with the plan */
 };
 
 extern struct init init;
@@ -40,6 +44,8 @@ void text_add_number(u64 number);
 u32 text_room(void);
 long send_report(u32 type, u32 step, i32 error, i32 value, const char *call);
 void give_up(long error) __attribute__((noreturn));
+u64 trace_clock(void);
+void trace_start(const u64 times[3]);
 void trace_step(u32 step);
 void trace_flush(void);
 

@@ -220,21 +220,53 @@ long op_open_in_root(const u64 *arg)
 	return fd;
 }
 
+/* However the path is written and wherever links lead: only a procfs may lie on /proc
+ * (CVE-2019-16884). */
+static long refuse_proc(i32 root, long place)
+{
+	struct stat status, proc;
+	if (place < 0)
+		return place;
+	long found = open_below(root, "proc", O_PATH, 0);
+	init.call = NULL;
+	if (found < 0) /* nothing is there: place is not it */
+		return place;
+	long error = SYS(fstat, place, &status);
+	if (!error)
+		error = SYS(fstat, found, &proc);
+	SYS(close, found);
+	if (!error && (status.st_dev != proc.st_dev || status.st_ino != proc.st_ino))
+		return place;
+	SYS(close, place);
+	if (error)
+		return fail("fstat", error);
+	text_add("it is /proc, where only a proc file system may lie");
+	return -EINVAL;
+}
+
 long op_target(const u64 *arg)
 {
-	if (arg[3] > TARGET_PLAIN_DIRECTORY)
+	if (arg[3] > TARGET_MOUNT_POINT)
 		return -EINVAL;
+	if (arg[3] == TARGET_MOUNT_POINT)
+		return refuse_proc(FD(1), make_target(FD(1), TEXT(2), TARGET_DIRECTORY, arg[4]));
 	return make_target(FD(1), TEXT(2), arg[3], arg[4]);
 }
 
 long op_target_like(const u64 *arg)
 {
 	struct stat status;
+	struct statfs fs;
 	long error = SYS(fstat, FD(3), &status);
 	if (error)
 		return fail("fstat", error);
-	return make_target(FD(1), TEXT(2), S_ISDIR(status.st_mode) ? TARGET_DIRECTORY : TARGET_FILE,
-			   0755);
+	if (!S_ISDIR(status.st_mode))
+		return make_target(FD(1), TEXT(2), TARGET_FILE, 0755);
+	error = SYS(fstatfs, FD(3), &fs);
+	if (error)
+		return fail("fstatfs", error);
+	long place = make_target(FD(1), TEXT(2), TARGET_DIRECTORY, 0755);
+	return fs.f_type == PROC_SUPER_MAGIC ? place : refuse_proc(FD(1), place);
 }
 
 long op_write_fd(const u64 *arg)

@@ -13,6 +13,8 @@ typedef long i64;
 #define PLAN_MAGIC 0x31304e4c50434fUL /* "OCPLN01" */
 #define PLAN_ARGS 7
 #define PLAN_REGISTERS 32
+#define PLAN_FDS 1024	     /* that may come with the plan */
+#define PLAN_FDS_AT_ONCE 250 /* in one datagram; the kernel takes 253 */
 #define PLAN_MAX_SIZE (64UL << 20)
 #define PLAN_TEXT_MAX 1024 /* bytes of text in a message */
 
@@ -25,9 +27,8 @@ struct plan_header {
 	u32 size; /* of the whole plan in bytes */
 	u32 op_count;
 	u32 flags;
-	i32 control_fd; /* SOCK_SEQPACKET to the parent */
-	i32 proc_fd;	/* a checked procfs of the parent's */
-	u32 reserved[9];
+	i32 proc_fd; /* a checked procfs of the parent's */
+	u32 reserved[10];
 };
 
 struct plan_op {
@@ -39,7 +40,8 @@ struct plan_op {
 
 /* Argument types:
  *   i  integer
- *   d  fd: >= 0 an inherited fd, -1 none, -100 AT_FDCWD, -1000 - n the register n
+ *   d  fd: >= 0 an inherited fd, -1 none, -100 AT_FDCWD, -1000 - n the register n,
+ *      -2000 - n the fd number n that came with the plan
  *   o  register number that the op fills
  *   s  offset of a string, 0 for NULL
  *   b  offset and length of a blob (two arguments)
@@ -171,6 +173,7 @@ enum plan_target {
 	TARGET_DIRECTORY,
 	TARGET_FILE,
 	TARGET_PLAIN_DIRECTORY, /* no symlink on the way to it */
+	TARGET_MOUNT_POINT,	/* a directory, but not /proc */
 };
 
 enum plan_sync {
@@ -187,7 +190,8 @@ enum plan_message {
 	MESSAGE_SYNC,	 /* value: enum plan_sync */
 	MESSAGE_ERROR, /* step, error; call names what failed inside a compound op; text: detail */
 	MESSAGE_EXEC,  /* exec follows; after it end-of-file means success */
-	MESSAGE_TRACE, /* text: u64 CLOCK_MONOTONIC ns of the ends of steps step.. */
+	MESSAGE_TRACE, /* text: u64 CLOCK_MONOTONIC ns of the ends of steps step..; step ~0: of the
+			* exec, the unshare and the wait for the plan */
 };
 
 struct plan_report {
@@ -198,7 +202,14 @@ struct plan_report {
 	char call[24]; /* "" : the op's own name */
 };
 
-/* parent -> init. */
+/* parent -> init, before anything else: the plan's own fd and those that the plan speaks of, with
+ * datagrams of one byte. */
+enum plan_delivery {
+	DELIVERY_LAST = 'p',
+	DELIVERY_MORE = 'm', /* another datagram follows */
+};
+
+/* parent -> init, after a sync. */
 struct plan_answer {
 	u32 go; /* 0: give up and exit */
 	u32 reserved;

@@ -87,16 +87,33 @@ void give_up(long error)
 		exit_process(1);
 }
 
-/* Note the end of a step. The clock is asked by system call: there is no vDSO without a libc. */
-void trace_step(u32 step)
+/* Nanoseconds. The clock is asked by system call: there is no vDSO without a libc. */
+u64 trace_clock(void)
 {
 	struct __kernel_timespec now;
+	SYS(clock_gettime, CLOCK_MONOTONIC, &now);
+	return (u64)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* What was done before there was a plan to say that it is traced. */
+void trace_start(const u64 times[3])
+{
+	if (!init.trace)
+		return;
+	trace.head.step = NO_STEP;
+	for (; trace_count < 3; trace_count++)
+		trace.times[trace_count] = times[trace_count];
+	trace_flush();
+}
+
+/* Note the end of a step. */
+void trace_step(u32 step)
+{
 	if (!init.trace || init.announced)
 		return;
-	SYS(clock_gettime, CLOCK_MONOTONIC, &now);
 	if (!trace_count)
 		trace.head.step = step;
-	trace.times[trace_count++] = (u64)now.tv_sec * 1000000000 + now.tv_nsec;
+	trace.times[trace_count++] = trace_clock();
 	if (trace_count == sizeof(trace.times) / sizeof(trace.times[0]))
 		trace_flush();
 }

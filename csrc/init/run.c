@@ -1,4 +1,8 @@
-/* ocirt-init: read the plan, check all of it, carry it out. No libc, no allocation, no locks.
+/* ocirt-init: make the namespaces, wait for the plan, check all of it, carry it out. No libc, no
+ * allocation, no locks.
+ *
+ * It is started while the parent still compiles the plan. The end of the parent, or its giving up, is
+ * the end of the control socket, and then ours.
  *
  * Linked as a static PIE that needs no relocation (there is nobody to apply one): tables hold
  * numbers and characters but no pointers, symbols are hidden. */
@@ -24,6 +28,7 @@ static const u16 call_numbers[] = {
 
 #define CALL_COUNT (sizeof(call_numbers) / sizeof(call_numbers[0]))
 #define FIRST_REGISTER (-1000L)
+#define FIRST_FD (-2000L)
 
 void *memcpy(void *restrict to, const void *restrict from, size_t n)
 {
@@ -110,12 +115,27 @@ static int is_vector(u64 offset)
 	return 0;
 }
 
+/* Where the fd is kept that the plan knows by a number only: a register, or one that came along. */
+static i32 *place_of(i64 value)
+{
+	if (value <= FIRST_REGISTER && value > FIRST_REGISTER - PLAN_REGISTERS)
+		return init.registers + (FIRST_REGISTER - value);
+	if (value <= FIRST_FD && value > FIRST_FD - (i64)init.fd_count)
+		return init.fds + (FIRST_FD - value);
+	return NULL;
+}
+
 static int is_fd(i64 value)
 {
 	if (value >= 0)
 		return value <= 0x7fffffff;
-	return value == -1 || value == AT_FDCWD ||
-	       (value <= FIRST_REGISTER && value > FIRST_REGISTER - PLAN_REGISTERS);
+	return value == -1 || value == AT_FDCWD || place_of(value);
+}
+
+static i32 fd_of(i64 value)
+{
+	const i32 *place = place_of(value);
+	return place ? *place : (i32)value;
 }
 
 /* How many bytes the call will read from its p argument. */
@@ -186,8 +206,7 @@ static const char *flaw(const struct plan_op *op)
 static void refuse(const char *reason, u32 op)
 {
 	text_add(reason);
-	init.step = 0xffffffff;
-	send_report(MESSAGE_ERROR, init.step, EINVAL, op, "plan");
+	send_report(MESSAGE_ERROR, NO_STEP, EINVAL, op, "plan");
 	exit_process(1);
 }
 
@@ -199,6 +218,8 @@ static void check_plan(void)
 		refuse("header", 0);
 	if (head->flags & ~PLAN_TRACE)
 		refuse("flags", 0);
+	if (!is_fd(head->proc_fd))
+		refuse("fd", 0);
 	for (u32 i = 0; i < sizeof(head->reserved) / sizeof(head->reserved[0]); i++)
 		if (head->reserved[i])
 			refuse("reserved", 0);
@@ -233,9 +254,7 @@ static void resolve(const struct plan_op *op, u64 *to)
 	for (const char *letter = signatures[op->kind]; *letter; letter++, from++, to++) {
 		switch (*letter) {
 		case 'd':
-			*to = *from;
-			if ((i64)*from <= FIRST_REGISTER)
-				*to = init.registers[FIRST_REGISTER - (i64)*from];
+			*to = (u64)(i64)fd_of((i64)*from);
 			break;
 		case 's':
 			*to = (u64)(*from ? (const char *)init.plan + *from : absent);
@@ -282,8 +301,8 @@ static long carry_out(const struct plan_op *op)
 	if (signatures[op->kind][0] == 'o') {
 		close_fd(init.registers[arg[0]]);
 		init.registers[arg[0]] = result;
-	} else if (op->kind == PLAN_close && (i64)op->arg[0] <= FIRST_REGISTER) {
-		init.registers[FIRST_REGISTER - (i64)op->arg[0]] = -1;
+	} else if (op->kind == PLAN_close && place_of((i64)op->arg[0])) {
+		*place_of((i64)op->arg[0]) = -1;
 	}
 	return 0;
 }
@@ -321,35 +340,98 @@ static void map_plan(i32 fd)
 	SYS(close, fd);
 }
 
-static i32 parse_fd(const char *digits)
+/* What the runtime wants before there is a plan; on its other core, while it compiles that. */
+static void make_namespaces(u64 flags)
 {
-	i32 number = 0;
-	u32 length = 0;
-	for (; digits[length]; length++) {
-		if (length == 9 || digits[length] < '0' || digits[length] > '9')
-			return -1;
-		number = number * 10 + digits[length] - '0';
-	}
-	return length ? number : -1;
+	const long error = flags ? SYS(unshare, flags) : 0;
+	if (!error)
+		return;
+	send_report(MESSAGE_ERROR, NO_STEP, -error, 0, "unshare");
+	exit_process(1);
 }
 
-/* Entered by _start with the stack as the kernel left it: argc, argv[0], ... */
+/* What one datagram brings is added to fds: how many there are then. */
+static u32 receive_fds(i32 *fds, u32 count, char *byte)
+{
+	struct {
+		struct control_header head;
+		i32 fds[PLAN_FDS_AT_ONCE];
+	} rights = {.head = {0}};
+	struct iovec vector = {byte, 1};
+	struct message_header message = {
+		.vectors = &vector,
+		.vector_count = 1,
+		.control = &rights,
+		/* not its size, which is rounded up: one fd too many would fit */
+		.control_length = sizeof(rights.head) + sizeof(rights.fds),
+	};
+	long length;
+	do
+		length = SYS(recvmsg, init.control_fd, &message, MSG_CMSG_CLOEXEC);
+	while (length == -EINTR);
+	if (length <= 0 || rights.head.length < sizeof(rights.head) + sizeof(i32))
+		exit_process(1); /* the parent has given up */
+	const u32 more = (rights.head.length - sizeof(rights.head)) / sizeof(i32);
+	/* Our limit of open files may be lower than the parent's was when it opened them. */
+	if (message.flags & MSG_CTRUNC || count + more > 1 + PLAN_FDS) {
+		send_report(MESSAGE_ERROR, NO_STEP, EMFILE, 0, "recvmsg");
+		exit_process(1);
+	}
+	memcpy(fds + count, rights.fds, more * sizeof(i32));
+	return count + more;
+}
+
+/* The plan's fd; those that come with it are in init.fds then. */
+static i32 receive_plan(void)
+{
+	i32 fds[1 + PLAN_FDS];
+	u32 count = 0;
+	char byte = DELIVERY_MORE;
+
+	while (byte == DELIVERY_MORE)
+		count = receive_fds(fds, count, &byte);
+	init.fd_count = count - 1;
+	memcpy(init.fds, fds + 1, init.fd_count * sizeof(i32));
+	return fds[0];
+}
+
+/* A number that a command line holds; ~0 for what is none. */
+static u64 parse(const char *digits)
+{
+	u64 number = 0;
+	u32 length = 0;
+	for (; digits[length]; length++) {
+		if (length == 10 || digits[length] < '0' || digits[length] > '9')
+			return ~0UL;
+		number = number * 10 + digits[length] - '0';
+	}
+	return length ? number : ~0UL;
+}
+
+/* Entered by _start with the stack as the kernel left it: argc, argv[0], ...
+ * The command line: the control socket (SOCK_SEQPACKET), and the flags of an unshare. */
 __attribute__((noreturn, used, visibility("hidden"))) void init_main(const long *stack)
 {
-	if (stack[0] != 2)
+	u64 times[3] = {trace_clock()};
+	if (stack[0] != 3)
 		exit_process(1);
-	map_plan(parse_fd((const char *)stack[2]));
+	const u64 control = parse((const char *)stack[2]), flags = parse((const char *)stack[3]);
+	if (control > 0x7fffffff || flags > 0xffffffff)
+		exit_process(1);
+	init.control_fd = control;
 	for (u32 i = 0; i < PLAN_REGISTERS; i++)
 		init.registers[i] = -1;
-	init.control_fd = header()->control_fd;
-	init.proc_fd = header()->proc_fd;
-	check_plan();
-	init.trace = header()->flags & PLAN_TRACE;
 	SYS(prctl, PR_SET_NAME, "ocirt-init");
-	/* They came without FD_CLOEXEC through the exec; nothing later may inherit them. */
+	/* It came without FD_CLOEXEC through the exec; nothing later may inherit it. */
 	SYS(fcntl, init.control_fd, F_SETFD, FD_CLOEXEC);
-	if (init.proc_fd >= 0)
-		SYS(fcntl, init.proc_fd, F_SETFD, FD_CLOEXEC);
+	make_namespaces(flags);
+	times[1] = trace_clock();
+	map_plan(receive_plan());
+	times[2] = trace_clock();
+	check_plan();
+	init.proc_fd = fd_of(header()->proc_fd);
+	init.trace = header()->flags & PLAN_TRACE;
+	trace_start(times);
 	run_plan();
 	/* Plans of containers end in execve; others are done here. */
 	trace_flush();

@@ -59,6 +59,7 @@ static inline long sys6(long number, long a, long b, long c, long d, long e, lon
 #define SOCK_CLOEXEC O_CLOEXEC
 #define MSG_NOSIGNAL 0x4000
 #define SCM_RIGHTS 1
+#define MSG_CTRUNC 8
 #define MSG_CMSG_CLOEXEC 0x40000000
 #define CLONE_EXIT_SIGNAL 17 /* SIGCHLD; <asm/signal.h> brings far more */
 #define SIGNAL_KILL 9

@@ -9,6 +9,9 @@
 #include <marshal.h>
 
 #include "launcher.h"
+#ifdef SNAPSHOT
+#include "snapshot.h"
+#endif
 
 #include <stdint.h>
 #include <string.h>
@@ -44,14 +47,6 @@ static void append_path(PyConfig *config, const char *path)
 	PyMem_RawFree(wide);
 }
 
-static int archive_fits(void)
-{
-	/* Marshalled code fits one minor version; libpython's soname promises that much already, a
-	 * pre-release may still differ. */
-	return archive_end - archive_start > 16 && Py_Version >> 16 == PY_VERSION_HEX >> 16 &&
-	       (Py_Version >> 4 & 0xf) == (PY_VERSION_HEX >> 4 & 0xf);
-}
-
 static void start_python(const struct place *place, int use_archive)
 {
 	PyPreConfig preconfig;
@@ -77,7 +72,8 @@ static void start_python(const struct place *place, int use_archive)
 	config.module_search_paths_set = 1;
 	append_path(&config, STDLIB);
 	append_path(&config, STDLIB "/lib-dynload");
-	append_path(&config, place->site);
+	if (*place->site) /* "" would be the working directory */
+		append_path(&config, place->site);
 #ifdef CORE_INIT
 	config._init_main = !use_archive;
 #endif
@@ -127,6 +123,17 @@ static int set_new(PyObject *names, const char *name, PyObject *value)
 	return result;
 }
 
+static PyObject *importer; /* its names */
+
+static int set_place(PyObject *names, const struct place *place)
+{
+	return set_text(names, "executable", place->executable) < 0 ||
+			       set_text(names, "site", place->site) < 0 ||
+			       set_text(names, "prefix", place->prefix) < 0
+		       ? -1
+		       : 0;
+}
+
 /* The archive: u32 sizes of the importer's code and of the index, these two, then the modules. */
 static int install_importer(const struct place *place, int core_only)
 {
@@ -153,9 +160,7 @@ static int install_importer(const struct place *place, int core_only)
 	    set_new(names, "modules",
 		    PyMemoryView_FromMemory((char *)modules, archive_end - modules, PyBUF_READ)) <
 		    0 ||
-	    set_text(names, "site", place->site) < 0 ||
-	    set_text(names, "prefix", place->prefix) < 0 ||
-	    set_text(names, "dynload", STDLIB "/lib-dynload") < 0 ||
+	    set_place(names, place) < 0 || set_text(names, "dynload", STDLIB "/lib-dynload") < 0 ||
 	    set_text(names, "suffix", EXTENSION_SUFFIX) < 0 ||
 	    set_text(names, "system_sites", SYSTEM_SITES) < 0)
 		return -1;
@@ -163,7 +168,7 @@ static int install_importer(const struct place *place, int core_only)
 	PyObject *result = code ? PyEval_EvalCode(code, names, names) : NULL;
 	Py_XDECREF(code);
 	Py_XDECREF(result);
-	Py_DECREF(names); /* the finder's functions keep it */
+	importer = names;
 	return result ? 0 : -1;
 }
 
@@ -206,15 +211,54 @@ static int tell_exception(void)
 	die("internal error", words ? words : "an exception that cannot be shown");
 }
 
-int run_python(const struct place *place, int argc, char **argv)
+#ifdef SNAPSHOT
+static int call_importer(const char *name)
+{
+	PyObject *function = PyDict_GetItemString(importer, name);
+	PyObject *result = function ? PyObject_CallNoArgs(function) : NULL;
+	Py_XDECREF(result);
+	return result ? 0 : -1;
+}
+
+void make_snapshot(const char *path)
+{
+	/* Its place is known when it runs; with no name of its own, Python would look along PATH. */
+	struct place nowhere = {PYTHON_EXECUTABLE, "", ""};
+	begin_snapshot();
+	start_python(&nowhere, 1);
+	if (install_importer(&nowhere, 1) < 0 || call_importer("preload") < 0)
+		_exit(tell_exception());
+	write_snapshot(path);
+}
+
+static int start(const struct place *place)
+{
+	wake_snapshot();
+	return set_place(importer, place) < 0 ? -1 : call_importer("move");
+}
+#else
+static int archive_fits(void)
+{
+	/* Marshalled code fits one minor version; libpython's soname promises that much already, a
+	 * pre-release may still differ. */
+	return archive_end - archive_start > 16 && Py_Version >> 16 == PY_VERSION_HEX >> 16 &&
+	       (Py_Version >> 4 & 0xf) == (PY_VERSION_HEX >> 4 & 0xf);
+}
+
+static int start(const struct place *place)
 {
 	int use_archive = archive_fits();
+	start_python(place, use_archive);
+	return use_archive ? install_importer(place, use_archive) : 0;
+}
+#endif
+
+int run_python(const struct place *place, int argc, char **argv)
+{
 	int status;
 
-	start_python(place, use_archive);
-	if (use_archive && install_importer(place, use_archive) < 0)
+	if (start(place) < 0)
 		return tell_exception();
-
 	PyObject *arguments = argument_list(argc - 1, argv + 1);
 	PyObject *sys_argv = argument_list(argc, argv);
 	if (!arguments || !sys_argv || PySys_SetObject("argv", sys_argv) < 0)

@@ -1,6 +1,6 @@
 """Import for the launcher: archive, builtin and named extension modules; the rest when asked for.
 
-Runs before anything of importlib's path machinery exists. embed.c puts these names in:
+Runs before anything of importlib's path machinery exists. embed.c puts these names in: executable,
 late_init (completes the interpreter's start, or None), init_signals (prepares for _signal),
 index (name: offset, size, is package), modules (the archive), site, prefix, dynload, suffix,
 system_sites (joined by ":").
@@ -12,7 +12,7 @@ system_sites (joined by ":").
 import _imp
 import gc
 import sys
-from _frozen_importlib import ModuleSpec
+from _frozen_importlib import BuiltinImporter, ModuleSpec
 from marshal import loads
 from posix import access, close, read
 from posix import open as open_fd
@@ -49,6 +49,7 @@ class Finder:
     """First on sys.meta_path."""
 
     complete = late_init is None
+    preloading = False
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -61,12 +62,14 @@ class Finder:
                 stem += "/__init__"
             spec.origin = stem + ".py"
             return spec
-        if Finder.complete:
+        if Finder.complete and name != "ocirt._shim":
             return None
         if _imp.is_builtin(name):
             if name == "_signal" and not init_signals():
                 finish()
-            return None
+            return ModuleSpec(name, BuiltinImporter, origin="built-in")
+        if Finder.preloading:
+            raise ImportError(f"{name} cannot be part of the snapshot")
         origin = extension(name)
         if origin:
             return ModuleSpec(name, ExtensionLoader, origin=origin)
@@ -106,12 +109,41 @@ def site_directories():
         yield from system_sites.split(":")
 
 
+def preload():
+    """Import all modules that need nothing but builtin ones: what the snapshot begins with."""
+    Finder.preloading = True
+    for name in index:
+        if name.endswith(".__main__"):
+            continue
+        try:
+            __import__(name)
+        except ImportError:
+            pass  # cold: it is loaded when it is needed
+    from ocirt.warmup import warm_up
+
+    warm_up()
+    Finder.preloading = False
+    # Only these are asked for again: an object that is touched is a page that is copied.
+    for name, module in sys.modules.items():
+        if name in index and index[name][2]:
+            packages.append((name, module.__path__))
+    gc.collect()
+    gc.freeze()  # a later collection has nothing to look for among them
+
+
+def move():
+    """The snapshot was made elsewhere: packages are where the installation is."""
+    for name, path in packages:
+        path[:] = [site + "/" + name.replace(".", "/")]
+
+
 def finish():
     """Complete the start of the interpreter: encodings, sys.stdout, the path finder."""
     Finder.complete = True
     argv = sys.argv
     late_init()
     sys.argv = argv
+    sys.executable = sys._base_executable = executable
     extend_path()
 
 
@@ -120,6 +152,8 @@ def extend_path():
         if directory not in sys.path:
             sys.path.append(directory)
 
+
+packages = []  # of the snapshot: (name, __path__)
 
 gc.set_threshold(20000)  # loading modules makes many objects and no garbage: 0.2 ms
 sys.meta_path.insert(0, Finder)

@@ -19,6 +19,9 @@ _Noreturn void die(const char *what, const char *detail);
 /* Runs ocirt.cli.main with the arguments; the exit status. */
 int run_python(const struct place *place, int argc, char **argv);
 
+/* Start Python and write it to a file, for the executable that is installed (snapshot.c). */
+_Noreturn void make_snapshot(const char *path);
+
 /* What the build put in: importer, index and modules (archive.py); empty in development. */
 extern const char archive_start[], archive_end[];
 

@@ -1,4 +1,7 @@
 #include "launcher.h"
+#ifdef SNAPSHOT
+#include "snapshot.h"
+#endif
 
 #include <errno.h>
 #include <fcntl.h>
@@ -70,6 +73,10 @@ int main(int argc, char **argv)
 {
 	struct place place;
 
+#ifdef SNAPSHOT
+	if (!is_snapshot()) /* the build runs it, to make the command that is installed */
+		make_snapshot(argc == 2 ? argv[1] : "");
+#endif
 	fill_standard_fds();
 	/* A closed pipe must be an error that is handled, not the end halfway through a create. */
 	signal(SIGPIPE, SIG_IGN);

@@ -2,8 +2,8 @@
 
 Usage: static_python.py libpython.a OUTPUT.a OUTPUT.c. OUTPUT.c replaces what was taken out:
 
-* config.o: the table of builtin modules, now without pyexpat, _elementtree and zlib, so that
-  libexpat and libz are not loaded (xml and compressed files are not used);
+* config.o: the table of builtin modules, now with ocirt._shim, and without pyexpat, _elementtree
+  and zlib, so that libexpat and libz are not loaded (xml and compressed files are not used);
 * deepfreeze.o, frozen.o (CPython 3.11 and 3.12): 0.9 MB of frozen standard library as writable
   objects, which the start touches, page by page. The modules that the start needs are marshalled
   instead; the rest comes from its files.
@@ -20,7 +20,14 @@ import sysconfig
 from pathlib import Path
 
 UNWANTED = {"pyexpat", "_elementtree", "zlib", "xxsubtype"}
-SPECIAL = {"_warnings": "_PyWarnings_Init", "marshal": "PyMarshal_Init", "builtins": None, "sys": None}
+OURS = {"ocirt._shim"}
+SPECIAL = {
+    "_warnings": "_PyWarnings_Init",
+    "marshal": "PyMarshal_Init",
+    "builtins": None,
+    "sys": None,
+    "ocirt._shim": "PyInit_ocirt_shim",
+}
 
 # module: the name it has in the standard library
 BOOTSTRAP = {
@@ -106,7 +113,7 @@ def main() -> None:
     symbols = defined_symbols(library)
     unwanted = {f"PyInit_{name}" for name in UNWANTED} | {"_PyImport_Inittab"}
     drop = sorted(member for member, names in symbols.items() if names & unwanted)
-    lines = ["#include <Python.h>", *builtin_table(sorted(set(sys.builtin_module_names) - UNWANTED))]
+    lines = ["#include <Python.h>", *builtin_table(sorted(set(sys.builtin_module_names) - UNWANTED | OURS))]
     if sys.version_info < (3, 13) and can_replace_frozen(symbols):
         drop += ["deepfreeze.o", "frozen.o"]
         lines += frozen_tables()

@@ -114,6 +114,23 @@ long oc_signalfd(uint64_t mask, int flags)
 	CHECK(syscall(SYS_signalfd4, -1, &mask, sizeof(mask), flags));
 }
 
+/* Of the calling thread; how is SIG_BLOCK, SIG_UNBLOCK or SIG_SETMASK. */
+long oc_sigprocmask(int how, uint64_t set, uint64_t *old)
+{
+	CHECK(syscall(SYS_rt_sigprocmask, how, &set, old, sizeof(set)));
+}
+
+long oc_ignored_signals(uint64_t *mask)
+{
+	struct sigaction action;
+
+	*mask = 0;
+	for (int sig = 1; sig <= 64; sig++)
+		if (sigaction(sig, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
+			*mask |= 1UL << (sig - 1);
+	return 0;
+}
+
 long oc_termios_size(void)
 {
 	return sizeof(struct termios);

@@ -60,6 +60,8 @@ long oc_capget(int pid, uint64_t sets[3]);
 long oc_capset(uint64_t effective, uint64_t permitted, uint64_t inheritable);
 long oc_keyctl(int operation, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
 long oc_signalfd(uint64_t mask, int flags);
+long oc_sigprocmask(int how, uint64_t set, uint64_t *old);
+long oc_ignored_signals(uint64_t *mask);
 
 long oc_bpf_prog_load(unsigned type, unsigned attach_type, const char *insns, unsigned count,
 		      const char *license, const char *name, char *log, unsigned log_size);

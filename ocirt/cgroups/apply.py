@@ -63,6 +63,16 @@ def _join(ctx: Context, manager: Manager) -> None:
         plan.add("write_fd", PATH_FIELD, tasks, b"0", detail=name)
 
 
+def is_cloned_into(ctx: Context) -> bool:
+    """Is the init's clone what joins a group of cgroup v2, so that the group must be there first?
+
+    Not with systemd, which moves the process, nor on v1, where the process joins by itself.
+    """
+    options = ctx.options
+    by_files = getattr(options, "cgroup_manager", "cgroupfs") in ("cgroupfs", "", None)
+    return by_files and not getattr(options, "systemd_cgroup", False) and bool(ctx.host.unified_mount)
+
+
 def choose(ctx: Context) -> Manager:
     """The manager that this document, the options and the host ask for."""
     options = ctx.options

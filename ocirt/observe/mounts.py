@@ -86,17 +86,28 @@ def observe(target: Target, spec: dict[str, Any]) -> list[Finding]:
     """Type and flags of each mount, and its propagation where the document sets one."""
     mounts = read(target)
     found: list[Finding] = []
-    destinations = [mount["destination"] for mount in spec["mounts"]]
+    paths = [inside(target, normal(asked["destination"])) for asked in spec["mounts"]]
     for i, asked in enumerate(spec["mounts"]):
-        if asked["destination"] in destinations[i + 1 :]:
-            continue  # covered by a later one
-        found += _one(mounts, f"mounts[{i}] {asked['destination']}", asked)
+        later = zip(paths[i + 1 :], spec["mounts"][i + 1 :], strict=True)
+        if any(_hides(path, other, paths[i]) for path, other in later):
+            continue
+        found += _one(mounts, f"mounts[{i}] {asked['destination']}", asked, paths[i])
     return found
 
 
-def _one(mounts: list[Mount], field: str, asked: dict[str, Any]) -> list[Finding]:
+def normal(path: str) -> str:
+    """Absolute, and with single slashes."""
+    return os.path.normpath("/" + path.lstrip("/"))
+
+
+def _hides(path: str, later: dict[str, Any], earlier: str) -> bool:
+    """Does the later mount, on path, lie over the earlier one? A remount only changes its own."""
+    above = earlier.startswith(f"{path}/") and "remount" not in (later.get("options") or ())
+    return path == earlier or above
+
+
+def _one(mounts: list[Mount], field: str, asked: dict[str, Any], path: str) -> list[Finding]:
     words = asked.get("options") or []
-    path = os.path.normpath(asked["destination"])
     mount = top(mounts, path)
     if mount is None:
         return [(field, "mounted", "not mounted")]

@@ -35,7 +35,9 @@ def observe_propagation(target: Target, spec: dict[str, Any]) -> list[Finding]:
 def observe_readonly(target: Target, spec: dict[str, Any]) -> list[Finding]:
     root = mounts.top(mounts.read(target), "/")
     actual = "unknown" if root is None else "true" if "ro" in root.options else "false"
-    return [("root.readonly", str(bool(spec["root"]["readonly"])).lower(), actual)]
+    paths = (spec.get("linux") or {}).get("readonlyPaths") or ()
+    asked = spec["root"]["readonly"] or any(mounts.normal(path) == "/" for path in paths)
+    return [("root.readonly", str(bool(asked)).lower(), actual)]
 
 
 def observe_masked_paths(target: Target, spec: dict[str, Any]) -> list[Finding]:
@@ -65,15 +67,23 @@ def _hidden(target: Target, path: str) -> str:
         os.close(fd)
 
 
+def _is_there(target: Target, path: str) -> bool:
+    from ocirt import kernel
+
+    try:
+        os.close(kernel.openat2(target.root, path, os.O_PATH, 0, kernel.RESOLVE_IN_ROOT))
+    except OSError:
+        return False
+    return True
+
+
 def observe_readonly_paths(target: Target, spec: dict[str, Any]) -> list[Finding]:
     found = []
     table = mounts.read(target)
     for i, path in enumerate(spec["linux"]["readonlyPaths"]):
-        try:
-            os.stat(path.lstrip("/"), dir_fd=target.root)
-        except OSError:
+        if not _is_there(target, path):
             continue
-        mount = mounts.top(table, os.path.normpath("/" + path.lstrip("/")))
+        mount = mounts.top(table, mounts.inside(target, mounts.normal(path)))
         actual = "read-only" if mount is not None and "ro" in mount.options else "writable"
         found.append((f"linux.readonlyPaths[{i}] {path}", "read-only", actual))
     return found

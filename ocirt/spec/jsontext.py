@@ -14,11 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-try:
-    import _json
-except ImportError:  # not CPython
-    _json = None  # type: ignore[assignment]
-
 WHITESPACE = " \t\n\r"
 
 
@@ -67,6 +62,15 @@ class _Scanning:
 ESCAPED = [chr(0xDC00 + byte) for byte in range(0x80, 0x100)]  # bytes that were not UTF-8
 
 
+def _accelerator() -> Any:
+    """The module _json, or None. A shared object: not to be loaded before the first use."""
+    try:
+        import _json
+    except ImportError:  # not CPython
+        return None
+    return _json
+
+
 def loads(data: bytes | str, name: str = "") -> Any:
     """The value of a JSON text (UTF-8 if bytes). name is the document's name for errors.
 
@@ -113,8 +117,9 @@ def _decoded(data: bytes, name: str) -> str:
 
 
 def _scan(text: str, start: int) -> tuple[Any, int]:
+    _json = _accelerator()
     if _json is not None:
-        scan = _json.make_scanner(_Scanning())  # type: ignore[arg-type]
+        scan = _json.make_scanner(_Scanning())
         try:
             scanned: tuple[Any, int] = scan(text, start)
         except SystemError:
@@ -145,6 +150,7 @@ def dumps(value: Any, indent: str = "") -> str:
     try:
         if indent:
             return "".join(_indented(value, "\n", indent))
+        _json = _accelerator()
         if _json is None:
             import json
 

@@ -32,11 +32,29 @@ IPC_SYSCTLS = frozenset(
 
 def version(spec: dict[str, Any]) -> Offences:
     text = spec["ociVersion"]
-    numbers = text.partition("+")[0].partition("-")[0].split(".")
-    if len(numbers) != 3 or not all(part.isascii() and part.isdigit() for part in numbers):
-        yield "ociVersion", f"{text!r} is not a semantic version"
+    # runc and crun take more; config.md, Valid values, has us refuse what is not SemVer 2.0.0.
+    rest, plus, build = text.partition("+")
+    rest, dash, before = rest.partition("-")
+    numbers, early = rest.split("."), before.split(".")
+    if (
+        not text.isascii()
+        or len(numbers) != 3
+        or not all(map(_is_number, numbers))
+        or (dash and not all(_is_number(word) or _is_word(word) for word in early))
+        or (plus and not all(_is_word(word) or word.isdigit() for word in build.split(".")))
+    ):
+        yield "ociVersion", f"{text!r} is not a semantic version: three numbers, as in 1.2.0"
     elif numbers[0] != "1":
         yield "ociVersion", f"{text!r} is not a version 1.x"
+
+
+def _is_number(text: str) -> bool:
+    return text.isdigit() and (text[0] != "0" or text == "0")
+
+
+def _is_word(text: str) -> bool:
+    """An identifier with a letter or hyphen in it; one of digits alone is a number."""
+    return text.replace("-", "a").isalnum() and not text.isdigit()
 
 
 def root(spec: dict[str, Any]) -> Offences:
@@ -102,6 +120,9 @@ def namespaces(spec: dict[str, Any]) -> Offences:
         path = entry.get("path")
         if path and not path.startswith("/"):
             yield f"linux.namespaces[{i}].path", f"{path!r} is not an absolute path"
+        elif path and kind == "mount" and not is_private(spec, kind):
+            reason = "is the mount namespace of the runtime: its root would become the container's"
+            yield f"linux.namespaces[{i}].path", f"{path} {reason}"
 
 
 def user_namespace(spec: dict[str, Any]) -> Offences:
@@ -189,12 +210,22 @@ def protected_paths(spec: dict[str, Any]) -> Offences:
         if paths:
             if not is_private(spec, "mount"):
                 yield f"linux.{field}", "needs a mount namespace in linux.namespaces"
+            for i, path in enumerate(paths if field == "maskedPaths" else ()):
+                if path and not set(path.split("/")) - {"", "."}:
+                    yield f"linux.{field}[{i}]", "is the root itself, which cannot be hidden"
             if "" in paths:
                 yield f"linux.{field}[{paths.index('')}]", "must not be empty"
 
 
+def propagation(spec: dict[str, Any]) -> Offences:
+    if (spec.get("linux") or {}).get("rootfsPropagation") and not is_private(spec, "mount"):
+        yield "linux.rootfsPropagation", "needs a mount namespace in linux.namespaces"
+
+
 def devices(spec: dict[str, Any]) -> Offences:
     linux = spec.get("linux") or {}
+    if linux.get("devices") and not is_private(spec, "mount"):
+        yield "linux.devices", "needs a mount namespace in linux.namespaces"
     for i, device in enumerate(linux.get("devices") or ()):
         if not device["path"]:
             yield f"linux.devices[{i}].path", "must not be empty"
@@ -313,6 +344,7 @@ RULES: tuple[Rule, ...] = (
     ("mounts", mounts, "config.md, Mounts"),
     ("sysctl", sysctls, "config-linux.md, Sysctl"),
     ("protected paths", protected_paths, "config-linux.md, Masked Paths"),
+    ("propagation", propagation, "config-linux.md, Rootfs Mount Propagation"),
     ("devices", devices, "config-linux.md, Devices"),
     ("resources", resources, "config-linux.md, Control groups"),
     ("cgroups path", cgroups_path, "config-linux.md, Cgroups Path"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import select
@@ -57,25 +58,25 @@ class Result(NamedTuple):
         assert self.status == 0, self
 
 
-def start(
-    data: Callable[[int, int], bytes],
+def begin(
     keep: Iterable[int] = (),
     *,
     uid: int | None = None,
     stdio: tuple[int, int, int] | None = None,
+    unshare: int = 0,
 ) -> tuple[int, socket.socket]:
-    """Start ocirt-init on data(control_fd, proc_fd); its pid and our end of the control socket."""
+    """Start ocirt-init, which waits for its plan; its pid and our end of the control socket.
+
+    keep is inherited under its number.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
-    plan_fd = os.memfd_create("plan")
-    os.write(plan_fd, data(theirs.fileno(), proc_fd))
     exe_fd = os.open(INIT, os.O_RDONLY)  # its directory may be closed to the user below
     pid = os.fork()
     if pid == 0:
         try:
             for fd, old in enumerate(stdio or ()):
                 os.dup2(old, fd)
-            for fd in (theirs.fileno(), proc_fd, plan_fd, *keep):
+            for fd in (theirs.fileno(), *keep):
                 os.set_inheritable(fd, True)
             if uid is not None:
                 os.setgroups([])
@@ -83,13 +84,35 @@ def start(
                 os.setresuid(uid, uid, uid)
                 # A change of ids clears it, and with it the right to write our own maps.
                 _set_dumpable()
-            os.execve(exe_fd, ["ocirt-init", str(plan_fd)], {})
+            os.execve(exe_fd, ["ocirt-init", str(theirs.fileno()), str(unshare)], {})
         finally:
             os._exit(70)
-    for fd in (proc_fd, plan_fd, exe_fd):
-        os.close(fd)
+    os.close(exe_fd)
     theirs.close()
     return pid, ours
+
+
+def hand_over(control: socket.socket, data: bytes, fds: Iterable[int] = ()) -> None:
+    """Give the init its plan and the fds that come with it."""
+    plan_fd = os.memfd_create("plan")
+    os.write(plan_fd, data)
+    every = [plan_fd, *fds]
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have given up already
+        while every:
+            some, every = every[:250], every[250:]
+            socket.send_fds(control, [b"m" if every else b"p"], some)
+    os.close(plan_fd)
+
+
+def start(
+    data: Callable[[int], bytes], keep: Iterable[int] = (), **options: Any
+) -> tuple[int, socket.socket]:
+    """Start ocirt-init on data(proc_fd); its pid and our end of the control socket."""
+    proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
+    pid, control = begin((proc_fd, *keep), **options)
+    hand_over(control, data(proc_fd))
+    os.close(proc_fd)
+    return pid, control
 
 
 def _set_dumpable() -> None:
@@ -104,8 +127,8 @@ def receive(control: socket.socket, timeout: float = 10) -> Message | None:
     assert ready, "ocirt-init neither reports nor ends"
     try:
         packet = control.recv(4096)
-    except ConnectionResetError:
-        return None
+    except ConnectionResetError:  # it left something of ours unread; its own words come next
+        packet = control.recv(4096)
     if not packet:
         return None
     kind, step, error, value, call = REPORT.unpack_from(packet)
@@ -120,7 +143,7 @@ def exit_status(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def run_bytes(data: Callable[[int, int], bytes], keep: Iterable[int] = (), timeout: float = 10) -> Result:
+def run_bytes(data: Callable[[int], bytes], keep: Iterable[int] = (), timeout: float = 10) -> Result:
     """Run arbitrary bytes as a plan; syncs are answered by closing the socket."""
     pid, control = start(data, keep)
     messages = []
@@ -142,7 +165,7 @@ def run(
     stdio: tuple[int, int, int] | None = None,
 ) -> Result:
     """Run a plan to its end. on_sync(which, pid) is what the parent does at a sync point."""
-    pid, control = start(lambda c, p: plan.encode(c, p, trace), keep, uid=uid, stdio=stdio)
+    pid, control = start(lambda proc: plan.encode(proc, trace), keep, uid=uid, stdio=stdio)
     container = pid
     messages = []
     with control:

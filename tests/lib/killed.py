@@ -53,7 +53,7 @@ def main(last: str, log: str, *words: str) -> int:
         steps.wrap(posix, name, name)
     for name in IN_KERNEL:
         steps.wrap(kernel, name, name)
-    for name in ("_receive", "_go_on", "run_to_ready", "run_to_exec", "await_exec", "close"):
+    for name in ("_hand_over", "_receive", "_go_on", "run_to_ready", "run_to_exec", "await_exec", "close"):
         steps.wrap(Launch, name, name.lstrip("_"))
     status = ocirt_main(list(words))
     steps.step("end")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,16 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from ocirt import Container, CreateOptions, ExecOptions, OcirtError, StepError, WrongState
+from ocirt import (
+    AlreadyExists,
+    Container,
+    CreateOptions,
+    ExecOptions,
+    OcirtError,
+    StepError,
+    WrongState,
+    kernel,
+)
 
 _, SCENARIO, BUNDLE, ROOT, PREFIX = sys.argv
 CONFIG = Path(BUNDLE, "config.json")
@@ -186,25 +196,80 @@ def under_asyncio() -> None:
     asyncio.run(main())
 
 
-def failures() -> None:
-    """Of every kind, many times: typed, and nothing is kept open."""
+def failures(**options: object) -> None:
+    """Of every kind, many times: typed, and nothing is kept open and no process is left."""
     bad_mount = {**SPEC, "mounts": [{"destination": "/x", "type": "nosuchfs", "source": "x"}]}
     bad_limit = {**SPEC, "linux": {**SPEC["linux"], "resources": {"pids": {"limit": 10**12}}}}
     bad_hook = {**SPEC, "hooks": {"createRuntime": [{"path": "/bin/false"}]}}
     bad_exec = {**SPEC, "process": process("/etc")}
     bad_document = {**SPEC, "process": process()}
+    # The plan's compiler has something against these.
+    bad_rlimit = {
+        **SPEC,
+        "process": {**process("true"), "rlimits": [{"type": "RLIMIT_NOSUCH", "soft": 1, "hard": 1}]},
+    }
+    bad_root = {**SPEC, "root": {"path": "config.json"}}
     with contextlib.suppress(OcirtError):
-        create("warm", config_file=write(bad_mount))  # what is loaded once stays
+        create("warm", config_file=write(bad_mount), **options)  # what is loaded once stays
     before = fds()
     for _ in range(5):
-        for spec in (bad_mount, bad_limit, bad_hook, bad_exec, bad_document):
-            error = error_of(create, "bad", config_file=write(spec))
+        for spec in (bad_mount, bad_limit, bad_hook, bad_exec, bad_document, bad_rlimit, bad_root):
+            error = error_of(create, "bad", config_file=write(spec), **options)
             assert "\n" not in str(error)
-    error = error_of(create, "bad", config_file=write(bad_mount))
+            no_children()
+    error = error_of(create, "bad", config_file=write(bad_mount), **options)
     assert isinstance(error, StepError)
     assert (error.field, error.call, error.errno) == ("mounts[0]", "fsopen", 19)
     assert fds() == before
     assert os.listdir(ROOT) == []
+
+
+def early_failures() -> None:
+    """The same when the init is started before its plan is compiled, and what can only fail then."""
+    failures(cgroup_manager="disabled")
+    container = create("taken", cgroup_manager="disabled")
+    before = fds()
+    assert isinstance(error_of(create, "taken", cgroup_manager="disabled"), AlreadyExists)
+    assert fds() == before
+    container.delete(force=True)
+    assert container.wait() == 137
+    no_children()
+    # The host's limit of namespaces is a failure of the init's own, before it has a plan.
+    limit = Path("/proc/sys/user/max_net_namespaces")
+    kernel.unshare(kernel.CLONE_NEWUSER)  # in which the limit counts for us alone
+    Path("/proc/self/uid_map").write_text("0 0 1")
+    before = fds()
+    limit.write_text("0")
+    error = error_of(create, "full", cgroup_manager="disabled")
+    assert isinstance(error, StepError)
+    assert (error.field, error.call, error.errno) == ("linux.namespaces", "unshare", errno.ENOSPC)
+    assert fds() == before
+    assert os.listdir(ROOT) == []
+
+
+def forks() -> None:
+    """A host that forks at every moment of a create: its children keep no fd of a container's.
+
+    What the fd table holds is close-on-exec at all times, also while the init is being started.
+    """
+    stop = threading.Event()
+    found: set[str] = set()
+    words = ["sh", "-c", "for f in /proc/$$/fd/*; do echo ${f##*/}; done"]
+
+    def spawn() -> None:
+        while not stop.is_set():
+            done = subprocess.run(words, capture_output=True, text=True, close_fds=False)
+            found.update(done.stdout.split())
+
+    thread = threading.Thread(target=spawn)
+    thread.start()
+    for i in range(20):
+        container = create(f"fork-{i}", start=True, cgroup_manager="disabled")
+        container.delete(force=True)
+        container.wait()
+    stop.set()
+    thread.join()
+    assert found <= {"0", "1", "2", "3"}, found  # 3 is sh's own, of the directory
 
 
 def surroundings() -> None:
@@ -233,7 +298,9 @@ def large_host() -> None:
 
 
 {
+    "early_failures": early_failures,
     "failures": failures,
+    "forks": forks,
     "large_host": large_host,
     "lifecycle": lifecycle,
     "statuses": statuses,

@@ -147,7 +147,7 @@ def test_fuzz_config_json_is_compiled_or_refused(tmp_path: Path, count: int) -> 
         dump(tmp_path / "config.json", spec)
         try:
             ctx, _ = build_create(str(tmp_path), "fuzz", CreateOptions())
-            ctx.plan.encode(3, 4, False)
+            ctx.plan.encode(4, False)
             compiled += 1
         except OcirtError as error:
             refused += bool(str(error))

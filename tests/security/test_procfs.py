@@ -50,6 +50,32 @@ def test_cve_2019_16884_only_a_procfs_is_mounted_on_proc(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("kind", ["bind", "tmpfs", "overlay"])
+@pytest.mark.parametrize("destination", ["/link", "/way/../proc", "/way/back"])
+def test_cve_2019_16884_proc_by_another_name(
+    runtime: Runtime, bundle: Bundle, fake: Path, kind: str, destination: str
+) -> None:
+    """A link of the image's, or a detour, leads a volume to /proc: what is there decides."""
+    (bundle.rootfs / "link").symlink_to("proc")
+    (bundle.rootfs / "way").mkdir()
+    (bundle.rootfs / "way/back").symlink_to("/link/.")
+    mount: dict[str, object] = {"destination": destination, "type": kind, "source": kind}
+    if kind == "bind":
+        mount = bind(fake, destination)
+    if kind == "overlay":
+        mount["options"] = [f"lowerdir={fake}:{bundle.rootfs}/etc"]
+    bundle.spec["mounts"].append(mount)
+    done = runtime.run(bundle)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("mounts[7]"), done.stderr
+    assert "it is /proc, where only a proc file system may lie" in done.stderr
+
+
+def test_cve_2019_16884_the_working_directory_may_be_proc(runtime: Runtime, bundle: Bundle) -> None:
+    bundle.process["cwd"] = "/proc"
+    assert runtime.run(bundle.args("/bin/pwd")).stdout == "/proc\n"
+
+
 def test_cve_2019_16884_the_hosts_procfs_may_be_bound(runtime: Runtime, bundle: Bundle) -> None:
     bundle.namespaces("mount", "network", "ipc", "uts", "cgroup")
     bundle.spec["mounts"][0] = bind(Path("/proc"), "/proc")

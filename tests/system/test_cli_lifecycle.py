@@ -419,6 +419,19 @@ def test_readiness_is_passed_on_with_the_pid_on_the_host(runtime, bundle, manage
     assert process.wait(timeout=10) == 137
 
 
+def test_the_container_can_put_nothing_into_the_notify_directory(runtime, bundle, manager):
+    """It is the state directory's: full, or nested without end, it would keep delete from its work."""
+    environment = {**os.environ, "NOTIFY_SOCKET": manager.getsockname()}
+    bundle.sh("touch /run/notify/x; mkdir /run/notify/y; echo; sleep 600")
+    process, container_id, _ = run_and_read_line(runtime, bundle, env=environment)
+    inside = runtime.root / container_id / "notify"
+    assert [entry.name for entry in inside.iterdir()] == ["notify.sock"]
+    send_from_inside(runtime, container_id, b"READY=1")
+    assert manager.recv(100).startswith(b"READY=1")
+    runtime("kill", container_id, "KILL", check=True)
+    process.wait(timeout=10)
+
+
 def test_start_returns_when_the_container_is_ready(runtime, bundle, manager):
     environment = {**os.environ, "NOTIFY_SOCKET": manager.getsockname()}
     bundle.sh("sleep 600").write()
@@ -560,6 +573,29 @@ def test_verify_finds_a_fresh_container_as_asked(runtime, sleeper):
     assert "DIFFERS" not in done.stdout
     findings = json.loads(runtime("verify", "--json", sleeper).stdout)
     assert {finding["ok"] for finding in findings} == {True}
+
+
+def test_verify_knows_what_is_covered_and_where_links_lead(runtime, bundle):
+    (bundle.rootfs / "link").symlink_to("/home")
+    (bundle.rootfs / "elsewhere").symlink_to("/tmp/there")
+    volume = bundle.path / "volume"
+    volume.mkdir()
+    bundle.linux["readonlyPaths"] += ["/", "/link", "/nosuch"]
+    bundle.namespaces("mount", "uts", "ipc", "network")
+    bundle.spec["mounts"] += [
+        {"destination": "/proc/", "type": "bind", "source": "/proc", "options": ["rbind", "nosuid"]},
+        {"destination": "//root//x/", "type": "bind", "source": str(volume), "options": ["bind", "ro"]},
+        {"destination": "/elsewhere", "type": "tmpfs", "source": "tmpfs", "options": ["noexec"]},
+        {"destination": "usr/bin", "type": "tmpfs", "source": "tmpfs"},
+        {"destination": "/usr", "type": "tmpfs", "source": "tmpfs", "options": ["nodev"]},
+    ]
+    container_id = runtime.start_bundle(bundle.args("/bin/sleep", "60"))
+    done = runtime("verify", "--json", container_id)
+    rows = {row["field"]: row for row in json.loads(done.stdout)}
+    assert [field for field, row in rows.items() if not row["ok"]] == []
+    assert not any(field.startswith(("mounts[0]", "mounts[10]")) for field in rows)
+    assert rows["linux.readonlyPaths[6] /link"]["inForce"] == "read-only"
+    assert rows["root.readonly"]["inForce"] == "true"
 
 
 def test_verify_tells_what_differs_and_fails(runtime, bundle, sleeper, tmp_path):

@@ -315,7 +315,8 @@ def test_a_program_that_cannot_be_run_is_named(runtime: Runtime, hooks: Hooks, k
             runtime(*words, container_id, capture_output=False, stderr=file, stdout=subprocess.DEVNULL)
     first = errors.read_text().splitlines()[0]
     assert f"hooks.{kind}[0] (/no/such/hook)" in first
-    assert "no such file or directory" in first.lower()
+    # poststop's is a warning, and no warning may look like a reason to podman.
+    assert ("ENOENT" if kind == "poststop" else "no such file or directory") in first
 
 
 def test_a_relative_path_is_refused(runtime: Runtime, hooks: Hooks) -> None:

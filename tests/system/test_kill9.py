@@ -129,6 +129,19 @@ def test_create_killed_at_every_step(killed: Killed) -> None:
             return
 
 
+def test_create_whose_init_is_there_before_its_plan_killed_at_every_step(killed: Killed) -> None:
+    """Without a group of cgroup v2 to be cloned into, it waits while the plan is compiled."""
+    killed.bundle.write()
+    container_id = killed.runtime.new_id()
+    words = ("--cgroup-manager", "disabled", "create", "--bundle", killed.bundle.path, container_id)
+    for last in itertools.count(1):
+        begun = killed.run(last, *words)
+        killed.nothing_is_left_of(container_id, (last, begun[-3:]))
+        if begun[-1] == "end":
+            assert begun.index("spawn") < begun.index("mkdir") < begun.index("hand_over")
+            return
+
+
 def test_create_with_a_user_namespace_and_shared_pids_killed_at_every_sync_point(killed: Killed) -> None:
     """Two stages and id maps; no pid namespace whose end would take all processes along."""
     killed.bundle.namespaces("user", "mount", "ipc", "uts", "network")

@@ -23,7 +23,7 @@ HOST = Path(__file__).parents[1] / "lib" / "library_host.py"
     "scenario",
     [
         "lifecycle", "statuses", "threads", "wait_of_the_host", "under_asyncio", "failures", "surroundings",
-        "large_host",
+        "large_host", "early_failures", "forks",
     ],
 )  # fmt: skip
 def test_a_program_uses_it(scenario: str, runtime: Runtime, bundle: Bundle) -> None:

@@ -144,14 +144,14 @@ def test_start_and_delete_at_the_same_moment_leave_a_container_or_nothing(
 
 
 def test_create_and_forced_delete_at_the_same_moment(runtime: Runtime, bundle: Bundle) -> None:
-    """Either delete came first, or it waited for the create; never a half."""
+    """Either delete came first, or it ended the create (1), or waited for it; never a half."""
     bundle.args("/bin/sleep", "60").write()
     for _ in range(8):
         container_id = runtime.new_id()
         create, delete = all_at_once(
             runtime, ("create", "--bundle", bundle.path, container_id), ("delete", "--force", container_id)
         )
-        assert (create, delete) == (0, 0)
+        assert (create in (0, 1), delete) == (True, 0)
         done = runtime("state", container_id)
         if done.returncode == 0:
             assert runtime.state(container_id)["status"] == "created"

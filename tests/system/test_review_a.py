@@ -61,7 +61,7 @@ def test_run_that_is_ended_at_any_moment_leaves_nothing(runtime, bundle):
     for _ in range(25):
         container_id = runtime.new_id()
         process = started(runtime, "run", "--bundle", bundle.path, container_id)
-        delay = delays.uniform(0.02, 0.12)
+        delay = delays.uniform(0.002, 0.06)
         time.sleep(delay)
         process.send_signal(signal.SIGTERM)
         try:

@@ -128,3 +128,22 @@ def test_a_started_program_has_the_signals_at_their_defaults(runtime: Runtime, b
     status = Probe((Path(bundle.path) / "stdout").read_text())
     assert int(status.status("SigCgt"), 16) == 0
     assert int(status.status("SigIgn"), 16) == 0
+
+
+def test_a_user_namespace_may_have_hundreds_of_volumes(runtime: Runtime, bundle: Bundle) -> None:
+    """Each is an fd that the init gets with the plan; one message takes no more than 253."""
+    bundle.namespaces("user", "pid", "mount", "ipc", "uts", "network")
+    bundle.linux.update(uidMappings=MAPS, gidMappings=MAPS)
+    bundle.spec["mounts"] = [m for m in bundle.spec["mounts"] if not m["destination"].startswith("/sys")]
+    volumes = bundle.path / "volumes"
+    for number in range(300):
+        (volumes / str(number)).mkdir(parents=True)
+        (volumes / str(number) / "name").write_text(f"{number}\n")
+        source = str(volumes / str(number))
+        bundle.spec["mounts"].append(
+            {"destination": f"/vol/{number}", "type": "bind", "source": source, "options": ["bind"]}
+        )
+    give_away(bundle)
+    bundle.sh("cat /vol/0/name /vol/299/name; ls /vol | wc -l").write()
+    done = runtime("run", "--bundle", bundle.path, runtime.new_id(), check=True)
+    assert done.stdout.split() == ["0", "299", "300"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from ocirt import build, container, state
 from ocirt.container import Container, write_pid_file
 from ocirt.errors import AlreadyExists, HookFailed, InitDied, NotFound, OcirtError, StepError, WrongState
+from ocirt.options import ExecOptions
 from ocirt.procfs import start_time
 
 DOCUMENT = {
@@ -59,6 +61,7 @@ def made(tmp_path):
     """Make the state of a container whose first process is pid; created or running."""
 
     def make(pid=0, *, created=False, **more):
+        shutil.rmtree(tmp_path / "c", ignore_errors=True)
         with state.reserve(str(tmp_path), "c") as directory:
             started = start_time(pid) if pid else 0
             directory.save({**DOCUMENT, "pid": pid, "startTime": started, **more})
@@ -100,13 +103,36 @@ def test_another_process_with_the_same_pid_is_not_the_containers(made, sleeper):
     assert sleeper.poll() is None
 
 
-def test_without_a_pid_it_is_being_created_as_long_as_somebody_does_it(made, tmp_path):
-    found = made()
-    assert found.status == "stopped"  # the runtime that did it is gone
-    fd = os.open(f"{tmp_path}/c", os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
+def test_without_a_pid_it_is_being_created_as_long_as_the_creator_lives(made, sleeper):
+    assert made().status == "stopped"  # whoever it was
+    found = made(creator=[sleeper.pid, start_time(sleeper.pid)])
     assert found.status == "creating"
-    os.close(fd)
+    found.saved["creator"][1] += 1  # its pid is another's now
+    assert found.status == "stopped"
+    found.saved["creator"][1] -= 1
+    sleeper.kill()
+    sleeper.wait()
+    assert found.status == "stopped"
+
+
+def test_who_looks_at_a_container_never_holds_its_lock(made, tmp_path):
+    found = made(creator=[os.getpid(), start_time("self")])
+    looks: list[str] = []
+    done = threading.Event()
+
+    def look():
+        while not done.is_set():
+            looks.append(found.status)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(2000):
+            state.open_state(str(tmp_path), "c", patience=0).close()
+    finally:
+        done.set()
+        thread.join()
+    assert set(looks) == {"creating"}
 
 
 def test_the_state_document(made, sleeper):
@@ -188,6 +214,51 @@ def test_a_poststart_hook_may_delete_its_container(made, sleeper, tmp_path):
         found._poststart()
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", ["thesis", "config.json.bak", "rootfs", ".ssh"])
+def test_a_directory_that_is_no_containers_is_not_deleted(tmp_path, name, force):
+    """A wrong --root, as in --root /home delete NAME; runc and crun remove all that is in it."""
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / name).write_text("precious")
+    (tmp_path / "c/config.json").write_text("{}")
+    with pytest.raises(NotFound):
+        Container(str(tmp_path), "c", {}).delete(force=force)
+    assert (tmp_path / "c" / name).read_text() == "precious"
+    assert (tmp_path / "c/config.json").exists()
+
+
+def test_a_directory_with_a_state_of_others_and_more_is_not_deleted(tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/state.json").write_text("{}")
+    (tmp_path / "c/thesis").write_text("precious")
+    with pytest.raises(OcirtError, match="was written by another version"):
+        Container(str(tmp_path), "c", {}).delete(force=True)
+    assert (tmp_path / "c/thesis").exists()
+
+
+@pytest.mark.parametrize("names", [(), (".config.json.new",), ("config.json", ".state.json.new")])
+def test_what_a_create_that_was_killed_leaves_is_deleted(tmp_path, names):
+    (tmp_path / "c").mkdir()
+    for name in names:
+        (tmp_path / "c" / name).touch()
+    Container(str(tmp_path), "c", {}).delete()
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_exec_that_fails_because_the_container_has_ended_says_so(made, sleeper, monkeypatch, ends):
+    def build_exec(*_):
+        if ends:
+            sleeper.kill()
+            sleeper.wait()
+        raise StepError(errno.ENOENT, "clone3", "linux.namespaces")
+
+    monkeypatch.setattr(build, "build_exec", build_exec)
+    words = "cannot exec in a stopped container" if ends else "clone3: No such file or directory"
+    with pytest.raises(OcirtError, match=words):
+        made(sleeper.pid).exec({}, ExecOptions())
+
+
 def test_a_created_container_is_killed_by_delete(made, waiting, tmp_path):
     made(waiting.pid, created=True).delete()
     assert not Path(f"/proc/{waiting.pid}").exists()  # killed, and reaped as our child
@@ -223,6 +294,23 @@ def test_the_pid_file_is_plain_decimal_and_complete_when_it_has_its_name(tmp_pat
     path.write_text("old")
     write_pid_file(str(path), 4194304)
     assert path.read_text() == "4194304"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pid"]
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_a_pid_file_replaces_nothing_but_a_file(tmp_path, kind):
+    """--pid-file /dev/stdout as root took the host's link away (with runc too)."""
+    path = tmp_path / "pid"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("/proc/self/fd/1")
+    before = os.lstat(path)
+    with pytest.raises(OcirtError, match=r"--pid-file: .*/pid is there and is not a regular file"):
+        write_pid_file(str(path), 7)
+    assert os.lstat(path).st_ino == before.st_ino
     assert [entry.name for entry in tmp_path.iterdir()] == ["pid"]
 
 

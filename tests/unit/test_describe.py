@@ -141,6 +141,19 @@ CHILD  (ocirt-init, in its namespaces)
     )
 
 
+def test_an_init_that_is_started_early_stands_first_with_what_it_does_before_it_has_the_plan(ctx):
+    ctx.plan.early = True
+    ctx.plan.unshare_flags = 0x40020000
+    assert describe.text(ctx).splitlines()[:4] == [
+        "SPAWN  (ocirt)",
+        "  linux.namespaces               clone3(CLONE_NEWPID)",
+        "  linux.namespaces               ocirt-init: unshare(CLONE_NEWNS|CLONE_NEWNET)",
+        "OPEN  (ocirt opens; nothing is changed yet)",
+    ]
+    who = [step["who"] for step in describe.document(ctx)["steps"][:3]]
+    assert who == ["ocirt", "ocirt-init", "ocirt"]
+
+
 def test_the_document_has_a_step_for_each_line(ctx):
     document = json.loads(json.dumps(describe.document(ctx)))
     assert (document["id"], document["bundle"], document["warnings"]) == ("box", "/b", ["careful"])

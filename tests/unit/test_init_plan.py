@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from ocirt.plan import _HEADER, _OP, AT_FDCWD, SYNC_HOOKS, SYNC_READY, SYNC_SCOPE, Plan
+from ocirt import kernel
+from ocirt.plan import _HEADER, _OP, AT_FDCWD, MAX_FDS, SYNC_HOOKS, SYNC_READY, SYNC_SCOPE, Plan
 from tests.lib import initrun
 from tests.lib.initrun import ERROR, EXEC, NO_STEP, SYNC, TRACE, Sandbox
 
@@ -49,18 +51,18 @@ def rich_plan() -> Plan:
     return plan
 
 
-def refusal(data: bytes | Callable[[int, int], bytes]) -> str:
+def refusal(data: bytes | Callable[[int], bytes]) -> str:
     """Run a plan that is malformed; what the init has against it."""
-    result = initrun.run_bytes(data if callable(data) else lambda _control, _proc: data)
+    result = initrun.run_bytes(data if callable(data) else lambda _proc: data)
     assert result.status == 1, result
     (message,) = result.messages
     assert (message.type, message.step, message.error, message.call) == (ERROR, NO_STEP, errno.EINVAL, "plan")
     return message.text.decode()
 
 
-def patched(offset: int, layout: str, value: int) -> Callable[[int, int], bytes]:
-    def data(control: int, proc: int) -> bytes:
-        raw = bytearray(rich_plan().encode(control, proc))
+def patched(offset: int, layout: str, value: int) -> Callable[[int], bytes]:
+    def data(proc: int) -> bytes:
+        raw = bytearray(rich_plan().encode(proc))
         struct.pack_into(layout, raw, offset, value)
         return bytes(raw)
 
@@ -119,9 +121,9 @@ def test_a_malformed_plan_is_refused(offset: int, layout: str, value: int, reaso
 
 
 def test_a_string_without_its_end_is_refused() -> None:
-    def data(control: int, proc: int) -> bytes:
+    def data(proc: int) -> bytes:
         plan = plan_of(("close", -1), ("chdir", b"/tmp"))
-        raw = bytearray(plan.encode(control, proc))
+        raw = bytearray(plan.encode(proc))
         assert raw[-1:] == b"\0"
         raw[-1:] = b"x"
         return bytes(raw)
@@ -130,8 +132,8 @@ def test_a_string_without_its_end_is_refused() -> None:
 
 
 def test_a_vector_without_its_end_is_refused() -> None:
-    def data(control: int, proc: int) -> bytes:
-        raw = plan_of(("close", -1), ("find_executable", [b"a", b"b"], None)).encode(control, proc)
+    def data(proc: int) -> bytes:
+        raw = plan_of(("close", -1), ("find_executable", [b"a", b"b"], None)).encode(proc)
         return raw[:8] + struct.pack("<I", len(raw) - 8) + raw[12:-8]
 
     assert refusal(data) == "vector"
@@ -139,13 +141,135 @@ def test_a_vector_without_its_end_is_refused() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"OCPLN01", bytes(63)])
 def test_what_is_no_plan_at_all_ends_without_a_signal(data: bytes) -> None:
-    result = initrun.run_bytes(lambda _control, _proc: data)
+    result = initrun.run_bytes(lambda _proc: data)
     assert (result.messages, result.status) == ([], 1)
 
 
-@pytest.mark.parametrize("words", [[], ["-1"], ["x"], ["99999999999"], ["77"], ["0", "1"]])
-def test_a_command_line_that_names_no_plan_ends_without_a_signal(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["3"],
+        ["-1", "0"],
+        ["x", "0"],
+        ["99999999999", "0"],
+        ["77", "0"],
+        ["0", "0"],
+        ["0", "x"],
+        ["0", "0", "0"],
+    ],
+)
+def test_a_command_line_that_names_no_socket_ends_without_a_signal(words: list[str]) -> None:
     assert subprocess.run([initrun.INIT, *words], stdin=subprocess.DEVNULL).returncode == 1
+
+
+def test_the_end_of_the_parent_is_the_end_of_an_init_without_a_plan() -> None:
+    pid, control = initrun.begin()
+    control.close()
+    assert initrun.exit_status(pid) == 1
+
+
+def test_a_message_without_a_plan_is_the_end() -> None:
+    pid, control = initrun.begin()
+    control.send(b"p")
+    assert initrun.exit_status(pid) == 1
+    control.close()
+
+
+@pytest.mark.root
+def test_the_namespaces_are_there_before_the_plan() -> None:
+    kinds = {"uts": kernel.CLONE_NEWUTS, "ipc": kernel.CLONE_NEWIPC, "mnt": kernel.CLONE_NEWNS}
+    pid, control = initrun.begin(unshare=sum(kinds.values()))
+
+    def new() -> bool:
+        return all(os.readlink(f"/proc/{pid}/ns/{k}") != os.readlink(f"/proc/self/ns/{k}") for k in kinds)
+
+    initrun.wait_until(new)
+    assert os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
+    initrun.hand_over(control, plan_of(("umask", 0)).encode(-1))
+    assert initrun.exit_status(pid) == 0
+    control.close()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("late", [False, True])
+def test_namespaces_that_are_refused_are_told_whether_the_plan_has_come_or_not(late: bool) -> None:
+    pid, control = initrun.begin(uid=initrun.ORDINARY_USER, unshare=kernel.CLONE_NEWNET)
+    if late:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    initrun.hand_over(control, plan_of(("umask", 0)).encode(-1))
+    message = initrun.receive(control)
+    assert message is not None
+    assert message[:5] == (ERROR, NO_STEP, errno.EPERM, 0, "unshare")
+    assert initrun.exit_status(pid) == 1
+    control.close()
+
+
+def test_the_plan_speaks_of_the_fds_that_came_with_it_by_their_order() -> None:
+    plan = Plan()
+    pipes = [os.pipe() for _ in range(3)]
+    handles = [plan.handle(str(i), "test", lambda: -1) for i in range(3)]
+    for i, handle in enumerate(handles):
+        plan.add("write_fd", "test", handle, b"%d" % i)
+    plan.add("close", "test", handles[1])
+    plan.add("write_fd", "test", handles[1], b"x")
+    assert plan.sent() == handles
+    pid, control = initrun.begin()
+    initrun.hand_over(control, plan.encode(-1), [write for _, write in pipes])
+    message = initrun.receive(control)
+    assert message is not None
+    assert (message.step, message.error) == (4, errno.EBADF)
+    initrun.exit_status(pid)
+    control.close()
+    for i, (read, write) in enumerate(pipes):
+        os.close(write)
+        assert os.read(read, 9) == b"%d" % i
+        os.close(read)
+
+
+@pytest.mark.parametrize("number", [-2001, -3024, -1999, -1032])
+def test_an_fd_that_did_not_come_is_refused(number: int) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    pid, control = initrun.begin()
+    initrun.hand_over(control, plan_of(("close", number)).encode(-1), [null])
+    message = initrun.receive(control)
+    assert message is not None
+    assert (message.step, message.error, message.text) == (NO_STEP, errno.EINVAL, b"fd")
+    initrun.exit_status(pid)
+    control.close()
+    os.close(null)
+
+
+def test_more_fds_than_one_datagram_takes_come_in_several() -> None:
+    read, write = os.pipe()
+    null = os.open(os.devnull, os.O_RDONLY)
+    plan = Plan()
+    handles = [plan.handle(str(i), "test", lambda: -1) for i in range(MAX_FDS)]
+    plan.add("write_fd", "test", handles[-1], b"last")
+    plan.sent()
+    pid, control = initrun.begin()
+    initrun.hand_over(control, plan.encode(-1), [null] * (MAX_FDS - 1) + [write])
+    os.close(write)
+    assert initrun.receive(control) is None
+    assert initrun.exit_status(pid) == 0
+    assert os.read(read, 9) == b"last"
+    control.close()
+    os.close(null)
+    os.close(read)
+
+
+@pytest.mark.parametrize(("count", "limit"), [(MAX_FDS + 1, 4096), (60, 40)])
+def test_more_fds_than_there_is_room_for_are_an_error(count: int, limit: int) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    pid, control = initrun.begin()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+    initrun.hand_over(control, plan_of(("close", AT_FDCWD)).encode(-1), [null] * count)
+    message = initrun.receive(control)
+    assert message is not None
+    assert (message.step, message.error, message.call) == (NO_STEP, errno.EMFILE, "recvmsg")
+    assert initrun.exit_status(pid) == 1
+    control.close()
+    os.close(null)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -154,8 +278,8 @@ def test_corrupted_plans_never_crash_it(seed: int) -> None:
     chance = random.Random(seed)
     start = _HEADER.size + _OP.size
 
-    def corrupt(control: int, proc: int) -> bytes:
-        raw = bytearray(rich_plan().encode(control, proc))
+    def corrupt(proc: int) -> bytes:
+        raw = bytearray(rich_plan().encode(proc))
         for _ in range(chance.choice((1, 1, 2, 8, 64))):
             where = chance.choice((range(20), range(28, 64), range(start, len(raw))))
             at = chance.choice(where)
@@ -254,8 +378,8 @@ def test_without_leave_to_go_on_it_ends(answer: bytes | None) -> None:
 
 
 def test_a_parent_that_died_does_not_kill_by_sigpipe() -> None:
-    def data(control: int, proc: int) -> bytes:
-        return plan_of(("wait_start", listener.fileno()), ("sync", 1)).encode(control, proc)
+    def data(proc: int) -> bytes:
+        return plan_of(("wait_start", listener.fileno()), ("sync", 1)).encode(proc)
 
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(b"\0ocirt-test-%d" % os.getpid())
@@ -329,8 +453,14 @@ def test_a_trace_has_a_time_for_each_step_in_order() -> None:
     before = time.monotonic_ns()
     result = initrun.run(plan, trace=True)
     result.expect_success()
-    times: list[int] = []
-    for message in result.messages:
+    first = result.messages[0]
+    assert (first.type, first.step) == (TRACE, NO_STEP)
+    # of the exec, the unshare, the wait for the plan
+    times = list(struct.unpack("<3Q", first.text))
+    assert times == sorted(times)
+    assert before < times[0]
+    before, times = times[-1], []
+    for message in result.messages[1:]:
         if message.type == TRACE:
             assert message.step == len(times)
             times += struct.unpack(f"<{len(message.text) // 8}Q", message.text)

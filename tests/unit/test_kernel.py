@@ -194,7 +194,7 @@ def test_unix_socket_is_reached_through_a_directory_fd(tmp_path: os.PathLike[str
 
 def test_signalfd_reports_a_blocked_signal() -> None:
     old = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
-    fd = kernel.signalfd([signal.SIGUSR2])
+    fd = kernel.signalfd(kernel.signal_mask([signal.SIGUSR2]))
     try:
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR2)  # not to another thread
         assert int.from_bytes(os.read(fd, 128)[:4], "little") == signal.SIGUSR2

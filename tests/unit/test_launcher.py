@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = {
-    "static, core init": ("-Dlauncher=static", "-Dcore_init=enabled"),
+    "static, snapshot": ("-Dlauncher=static", "-Dsnapshot=enabled"),
+    "static, core init": ("-Dlauncher=static", "-Dcore_init=enabled", "-Dsnapshot=disabled"),
     "static, public API": ("-Dlauncher=static", "-Dcore_init=disabled"),
     "static, no archive": ("-Dlauncher=static", "-Darchive=false"),
     "shared, core init": ("-Dlauncher=shared", "-Dcore_init=enabled"),
@@ -90,7 +91,13 @@ def test_code_comes_neither_from_the_environment_nor_from_the_cwd(launcher: Path
         "PYTHONPLATLIBDIR": str(tmp_path),
         "PYTHONINSPECT": "1",
         "HOME": str(tmp_path),
+        "PATH": str(tmp_path),
     }
+    # Python that does not know its own name looks for it along PATH, and for its library beside it.
+    for name in ("python3", "python3.11"):
+        (tmp_path / name).touch(0o755)
+        (tmp_path / f"{name}._pth").write_text(f"{tmp_path}\n")
+    (tmp_path / "pyvenv.cfg").write_text(f"home = {tmp_path}\n")
     done = run(launcher, "create", "--bundle", tmp_path, "x", cwd=tmp_path, env=environment)
     assert done.returncode == 1, done.stderr
     assert b"ociVersion" in done.stderr
@@ -138,6 +145,32 @@ def test_a_closed_pipe_is_no_crash(launcher: Path) -> None:
     os.close(write)
     assert done.returncode >= 0, "killed by SIGPIPE"
     assert b"Traceback" not in done.stderr
+
+
+def test_the_environment_is_the_callers(launcher: Path, tmp_path: Path) -> None:
+    (tmp_path / "rootfs").mkdir()
+    assert run(launcher, "spec", "--bundle", tmp_path).returncode == 0
+    listen = {"LISTEN_FDS": "900", "LISTEN_PID": "1"}
+    done = run(launcher, "plan", "--bundle", tmp_path, env=listen)
+    assert (done.returncode, done.stderr[:14]) == (1, b"--preserve-fds")
+    done = run(launcher, "plan", "--bundle", tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_command_takes_no_snapshot_of_itself(launcher: Path, tmp_path: Path) -> None:
+    done = run(launcher, str(tmp_path / "snapshot"))
+    assert done.returncode == 3
+    assert b"No help topic" in done.stderr
+    assert not (tmp_path / "snapshot").exists()
+
+
+def test_it_may_be_stripped(launcher: Path, tmp_path: Path) -> None:
+    stripped = launcher.with_name("stripped")
+    subprocess.run(["strip", "-o", stripped, launcher], check=True)
+    done = run(stripped, "--version")
+    assert done.stdout.startswith(b"ocirt version 0.1.0\n"), done.stderr
+    done = run(stripped, "--root", tmp_path, "state", "nosuch")
+    assert (done.returncode, done.stderr) == (1, b"container does not exist\n")
 
 
 def test_without_its_package_it_says_so(launcher: Path, tmp_path: Path) -> None:

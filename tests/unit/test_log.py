@@ -72,6 +72,26 @@ def test_the_level_decides_what_is_told(tmp_path, stderr, level, told):
     assert "".join(json.loads(line)["msg"] for line in path.read_text().splitlines()) == told
 
 
+@pytest.mark.parametrize(
+    ("warning", "told"),
+    [
+        ("open: Permission denied", "open: EACCES"),
+        ("x: Operation not permitted, y: No such file or directory", "x: EPERM, y: ENOENT"),
+        ("exec: executable file not found in $PATH", "exec: no executable in $PATH"),
+        ("İİİPERMISSION denied permission denied", "İİİEACCES EACCES"),
+        ("permission was denied", "permission was denied"),
+    ],
+)
+def test_a_warning_has_no_words_that_podman_takes_for_the_reason(stderr, warning, told):
+    Log().warning(warning)
+    assert stderr() == f"warning: {told}\n"
+
+
+def test_an_error_keeps_its_words(stderr):
+    Log().error("open: Permission denied", ["undo: Permission denied"])
+    assert stderr() == "open: Permission denied\nwarning: undo: EACCES\n"
+
+
 def test_records_are_appended(tmp_path, stderr):
     path = tmp_path / "log"
     path.write_text("before\n")

@@ -50,6 +50,15 @@ def test_the_rest_is_data_for_the_file_system_in_order() -> None:
     assert options.data == ["mode=755", "size=64k"]
 
 
+@pytest.mark.parametrize(
+    "word", ["noauto", "nofail", "_netdev", "nouser", "x-systemd.automount", "comment=x"]
+)
+def test_what_mount_8_keeps_to_itself_is_not_passed_on(word: str) -> None:
+    """config.md, Linux mount options: "If a custom option string is already recognized by mount(8),
+    the runtime SHOULD follow the behavior of mount(8)"."""
+    assert parse(["ro", word], "mounts[0]").data == []
+
+
 def test_a_nul_is_refused_with_the_field() -> None:
     with pytest.raises(SpecError, match=r"mounts\[3\]\.options: 'a\\x00b' contains a NUL"):
         parse(["a\0b"], "mounts[3]")

@@ -24,15 +24,15 @@ def applied(*kinds, **options):
     return ctx
 
 
-def test_without_a_user_or_time_namespace_the_clone_makes_them_all():
+def test_without_a_user_or_time_namespace_they_are_made_before_there_is_a_plan():
     ctx = applied("pid", "mount", "network")
-    assert ctx.plan.clone_flags == NEWNS | NEWPID | NEWNET
+    assert namespaces.first_flags(ctx) == (NEWPID, NEWNS | NEWNET)
     assert ops(ctx) == [NOT_DUMPABLE]
 
 
 def test_the_cgroup_namespace_is_made_after_the_join():
     ctx = applied("cgroup", "mount")
-    assert ctx.plan.clone_flags == NEWNS
+    assert namespaces.first_flags(ctx) == (0, NEWNS)
     assert ops(ctx)[-1] == ("unshare", "linux.namespaces", NEWCGROUP)
 
 
@@ -46,7 +46,7 @@ def test_no_namespace_is_joined_while_the_init_can_be_traced():
 
 def test_a_new_user_namespace_takes_two_stages():
     ctx = applied("user", "mount", "pid", linux=MAPS)
-    assert ctx.plan.clone_flags == 0
+    assert namespaces.first_flags(ctx) == (0, 0)
     assert ops(ctx) == [
         ("unshare", "linux.namespaces", NEWUSER),
         ("sync", "linux.uidMappings", 2),

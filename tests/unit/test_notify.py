@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 import socket
 import stat
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,6 +34,24 @@ def relay(tmp_path):
     relay.path = directory / "notify.sock"
     yield relay
     relay.close()
+
+
+def test_a_link_that_the_container_puts_in_the_sockets_place_is_not_followed(tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.touch(0o600)
+    place = tmp_path / "notify/notify.sock"
+    notify.prepare(str(place.parent))
+
+    class Overtaken(_socket.socket):
+        def bind(self, address):
+            super().bind(address)
+            place.unlink()
+            place.symlink_to(victim)
+
+    monkeypatch.setattr(notify, "_socket", SimpleNamespace(socket=Overtaken, AF_UNIX=1, SOCK_DGRAM=2))
+    with pytest.raises(StepError, match=r"NOTIFY_SOCKET .*: bind: Socket operation on non-socket"):
+        notify.Relay(str(place.parent), 77)
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o600
 
 
 def tell(relay, message):

@@ -48,6 +48,8 @@ def test_constants_are_alike() -> None:
     assert defined("PLAN_MAGIC") == plan.MAGIC
     assert defined("PLAN_ARGS") == plan.ARGS
     assert defined("PLAN_REGISTERS") == plan.REGISTERS
+    assert defined("PLAN_FDS") == plan.MAX_FDS
+    assert defined("PLAN_FDS_AT_ONCE") == launch.FDS_AT_ONCE
     assert defined("PLAN_MAX_SIZE") == plan.MAX_SIZE
     assert defined("PLAN_TRACE") == plan.TRACE
     assert enumerated("plan_sync") == {f"SYNC_{name}": i for i, name in plan.SYNC_NAMES.items()}
@@ -77,7 +79,7 @@ def test_equal_vectors_are_one() -> None:
     env = [b"A=b", b""]
     made.add("find_executable", "process", [b"true"], env)
     made.add("execve", "process", [b"true"], list(env))
-    data = made.encode(3, 4)
+    data = made.encode(4)
     first = plan._OP.unpack_from(data, plan._HEADER.size)
     second = plan._OP.unpack_from(data, plan._HEADER.size + plan._OP.size)
     assert first[3:5] == second[3:5]

@@ -247,7 +247,7 @@ def test_the_home_that_is_found_reaches_the_program() -> None:
     ctx = context({"env": []})
     compiled(ctx)
     assert len({id(op.args[1]) for op in ctx.plan.ops if op.kind in ("set_home", "execve")}) == 1
-    data = ctx.plan.encode(3, 4)
+    data = ctx.plan.encode(4)
     tables = set()
     for i, op in enumerate(ctx.plan.ops):
         args = struct.unpack_from("<7Q", data, 64 + i * 64 + 8)
@@ -477,4 +477,4 @@ def test_values_of_random_shape_give_ops_or_a_typed_error() -> None:
         except OcirtError:
             continue
         assert ops[-1] == "execve"
-        ctx.plan.encode(3, 4)
+        ctx.plan.encode(4)

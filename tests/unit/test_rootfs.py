@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from ocirt import mounts, rootfs
+from ocirt import kernel, mounts, rootfs
 from ocirt.errors import SpecError
 from ocirt.host import Host
 from tests.lib.compiled import NEXT, ROOT, context, kinds_of, ops
@@ -139,12 +139,21 @@ def test_paths_in_proc_count_from_the_mount_itself(path, start, rest):
     ]
 
 
-def test_a_mount_over_proc_makes_paths_count_from_the_root_again():
+@pytest.mark.parametrize("path", ["/", "/./", "//"])
+def test_the_root_among_the_read_only_paths(path):
+    """A read-only mount over it would lie above the root that everybody has."""
     ctx = context()
-    cover = {"destination": "/proc/", "source": "/x", "options": ["bind"]}
-    mounts.apply_mounts(ctx, [PROC, cover])
-    rootfs.apply_masked_paths(ctx, ["/proc/kcore"])
-    assert ops(ctx)[-1][2:4] == (ROOT, b"/proc/kcore")
+    rootfs.apply_readonly_paths(ctx, [path])
+    attributes = kernel.mount_attr(kernel.MOUNT_ATTR_RDONLY, 0, 0)
+    assert ops(ctx) == [("mount_setattr", "linux.readonlyPaths[0]", -100, b"/", 0, attributes)]
+
+
+def test_a_mount_over_sys_makes_paths_count_from_the_root_again():
+    ctx = context()
+    cover = {"destination": "/sys/", "type": "tmpfs"}
+    mounts.apply_mounts(ctx, [{"destination": "/sys", "type": "sysfs"}, cover])
+    rootfs.apply_masked_paths(ctx, ["/sys/firmware"])
+    assert ops(ctx)[-1][2:4] == (ROOT, b"/sys/firmware")
 
 
 def test_the_mount_point_of_a_rootfs_is_found_behind_a_symlink(tmp_path):

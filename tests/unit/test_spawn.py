@@ -51,7 +51,7 @@ def test_a_program_is_killed_when_its_time_is_over() -> None:
 def test_a_signal_ends_it_once(tmp_path: Path) -> None:
     """Blocked and armed as in the foreground: killed and reaped at once, and no undo is disturbed."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
-    signals = kernel.signalfd([signal.SIGHUP])
+    signals = kernel.signalfd(kernel.signal_mask([signal.SIGHUP]))
     interrupt.arm(signals)
     try:
         interrupt.check()

@@ -20,7 +20,7 @@ PROCESSES = sorted((DATA / "process").glob("*.json"))
 # crun makes up the id maps that its own example leaves out; runc refuses such a document.
 REFUSED_CONFIGS = {"crun-spec-rootless.json": "linux.uidMappings: is required for a new user namespace"}
 ABSENT = object()
-OWN_NET = "/proc/self/ns/net"
+OWN_NET, OWN_MNT = "/proc/self/ns/net", "/proc/self/ns/mnt"
 
 
 def spec_with(*changes):
@@ -60,6 +60,7 @@ ALL = ("pid", "network", "ipc", "uts", "mount")
 USER = namespaces(*ALL, "user")
 MAPS = (("linux.uidMappings", [ids(0, 1000, 10)]), ("linux.gidMappings", [ids(0, 1000, 10)]))
 TIME = namespaces(*ALL, "time")
+NO_MOUNTS = [("mounts", []), ("linux.maskedPaths", []), ("linux.readonlyPaths", [])]
 SECCOMP = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["chmod"], "action": "SCMP_ACT_NOTIFY"}]}
 
 ACCEPTED = {
@@ -67,6 +68,8 @@ ACCEPTED = {
     "older version": [("ociVersion", "1.0.2-dev")],
     "release candidate": [("ociVersion", "1.0.0-rc5")],
     "younger version": [("ociVersion", "1.14.0+vendor.1")],
+    "what engines write": [("ociVersion", "1.2.0")],
+    "pre-release with all that SemVer allows": [("ociVersion", "1.0.0-alpha.0.x-y.7+001.a-b")],
     "nulls are absent": [
         ("hostname", None),
         ("hooks", None),
@@ -164,7 +167,23 @@ REFUSED = {
             "/hostname: 1 is not of type 'string'; /mounts/1/options: 'ro' is not of type 'array'"
         ),
     ),
-    "not a version": ([("ociVersion", "1.0")], "ociVersion: '1.0' is not a semantic version"),
+    # runc and crun take it. config.md, Valid values: "Runtimes that are reading or processing this
+    # configuration file MUST generate an error when invalid or unsupported values are encountered";
+    # Specification version: it "MUST be in SemVer v2.0.0 format", which has three numbers.
+    "two numbers": (
+        [("ociVersion", "1.0")],
+        "ociVersion: '1.0' is not a semantic version: three numbers, as in 1.2.0 (config.md, Spec",
+    ),
+    "no version at all": ([("ociVersion", "latest")], "ociVersion: 'latest' is not a semantic version"),
+    "empty version": ([("ociVersion", "")], "ociVersion: '' is not a semantic version"),
+    "version with a v": ([("ociVersion", "v1.2.0")], "ociVersion: 'v1.2.0' is not a semantic version"),
+    "version with a leading zero": ([("ociVersion", "1.02.0")], "'1.02.0' is not a semantic version"),
+    "empty pre-release": ([("ociVersion", "1.2.0-")], "ociVersion: '1.2.0-' is not a semantic version"),
+    "empty part of a pre-release": ([("ociVersion", "1.2.0-rc..1")], "'1.2.0-rc..1' is not a semantic"),
+    "pre-release with a leading zero": ([("ociVersion", "1.2.0-rc.01")], "'1.2.0-rc.01' is not a semantic"),
+    "version in other digits": ([("ociVersion", "1.2.\u0663")], "is not a semantic version"),
+    "empty build": ([("ociVersion", "1.2.0+")], "ociVersion: '1.2.0+' is not a semantic version"),
+    "version with a blank": ([("ociVersion", "1.2.0-a b")], "'1.2.0-a b' is not a semantic version"),
     "not this version": ([("ociVersion", "2.0.0")], "ociVersion: '2.0.0' is not a version 1.x"),
     "no root": ([("root", ABSENT)], "root.path: is required (config.md, Root)"),
     "empty root": ([("root.path", "")], "root.path: is required (config.md, Root)"),
@@ -318,6 +337,25 @@ REFUSED = {
     "masked paths of the host": (
         [namespaces("uts"), ("linux.readonlyPaths", [])],
         "linux.maskedPaths: needs a mount namespace in linux.namespaces",
+    ),
+    "the runtime's own mount namespace by path": (
+        [namespaces("uts", mount=OWN_MNT), *NO_MOUNTS],
+        (
+            f"linux.namespaces[1].path: {OWN_MNT} is the mount namespace of the runtime: "
+            "its root would become the container's"
+        ),
+    ),
+    "devices of the host": (
+        [namespaces("uts"), *NO_MOUNTS, ("linux.devices", [{"path": "/dev/pipe", "type": "p"}])],
+        "linux.devices: needs a mount namespace in linux.namespaces",
+    ),
+    "propagation of the host": (
+        [namespaces("uts"), *NO_MOUNTS, ("linux.rootfsPropagation", "rslave")],
+        "linux.rootfsPropagation: needs a mount namespace in linux.namespaces",
+    ),
+    "the root masked": (
+        [("linux.maskedPaths", ["/a", "/./"])],
+        "linux.maskedPaths[1]: is the root itself, which cannot be hidden",
     ),
     "empty masked path": ([("linux.maskedPaths", ["/a", ""])], "linux.maskedPaths[1]: must not be empty"),
     "device without number": (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import stat
 from pathlib import Path
 
 import pytest
 
 from ocirt import state
-from ocirt.errors import AlreadyExists, NotFound, SpecError
+from ocirt.errors import AlreadyExists, NotFound, OcirtError, SpecError
 
 WHOLE = {
     "ociVersion": "1.2.0",
@@ -84,6 +85,35 @@ def test_a_link_in_place_of_the_directory_is_not_followed(tmp_path: Path) -> Non
     (tmp_path / "one").symlink_to("elsewhere")
     with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
         state.open_state(str(tmp_path), "one")
+
+
+def test_a_fifo_in_place_of_the_state_is_empty(tmp_path: Path) -> None:
+    with state.reserve(str(tmp_path), "one") as directory:
+        os.mkfifo(tmp_path / "one/state.json")
+        with pytest.raises(FileNotFoundError):
+            directory.load()
+
+
+def test_a_state_without_end_is_refused(tmp_path: Path) -> None:
+    with state.reserve(str(tmp_path), "one") as directory:
+        with open(tmp_path / "one/state.json", "wb") as file:
+            file.truncate(1 << 40)
+        with pytest.raises(SpecError, match=r"one/state\.json: is larger than 128 MiB"):
+            directory.load()
+
+
+def test_a_failure_names_the_file(tmp_path: Path) -> None:
+    with state.reserve(str(tmp_path), "one") as directory:
+        (tmp_path / "one/state.json").mkdir()
+        with pytest.raises(OcirtError, match=r"one/state\.json: read: Is a directory"):
+            directory.load()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            with pytest.raises(OcirtError, match=r"one/config\.json: write: File too large"):
+                directory.write("config.json", b"x")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_remove_takes_everything_along(tmp_path: Path) -> None:
