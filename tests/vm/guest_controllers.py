@@ -281,7 +281,7 @@ def events_tell_what_is_used_and_that_memory_was_wanting(runtime, driver):
             events.wait()
 
 
-@case("cgroupfs", layouts=("v2", "v1", "hybrid"), only="ocirt")
+@case("cgroupfs", "systemd", layouts=("v2", "v1", "hybrid"), only="ocirt")
 def run_says_that_memory_was_wanting(runtime, driver):
     spec = config("dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1")
     spec["linux"]["resources"]["memory"] = {"limit": 16 * MIB, "swap": 16 * MIB}

@@ -3,6 +3,7 @@
 guest's runc or crun.
 
     run.py [--runtime ocirt|runc|crun] [--layout v2|hybrid|v1] [NAME...]
+    run.py --times                          how long `run` takes, next to runc and crun
 
 The image is made when it is missing. Prints what the guest prints; exits with its status.
 """
@@ -26,9 +27,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runtime", default="ocirt", choices=("ocirt", "runc", "crun"))
     parser.add_argument("--layout", default="v2", choices=("v2", "hybrid", "v1"))
+    parser.add_argument("--times", action="store_true")
     parser.add_argument("names", nargs="*", metavar="NAME")
     words = parser.parse_args()
     build()
+    if words.times:
+        *start, _cases, path, _layout = command("ocirt", words.layout)
+        return subprocess.run([*start, str(GUEST_CASES / "guest_times.py"), path]).returncode
     return subprocess.run(command(words.runtime, words.layout, words.names)).returncode
 
 
