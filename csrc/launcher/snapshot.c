@@ -38,7 +38,7 @@
 char ocirt_snapshot_memory[MEMORY_SIZE] __attribute__((common, aligned(PAGE)));
 #define memory ocirt_snapshot_memory
 
-extern char __data_start[];
+extern char __data_start[], _end[];
 extern char **environ;
 
 static size_t used;
@@ -195,6 +195,9 @@ void begin_snapshot(void)
 	static char *nothing[] = {NULL};
 	PyObjectArenaAllocator arenas = {NULL, take_arena, give_arena};
 
+	if ((uintptr_t)_end != (uintptr_t)(memory + MEMORY_SIZE)) /* gold: copied variables */
+		die("the linker put data behind the snapshot's memory",
+		    "use GNU ld, or -Dsnapshot=disabled");
 	environ = nothing; /* the builder's is nobody else's business */
 	recording = 1;
 	PyObject_SetArenaAllocator(&arenas); /* frames come from there too */

@@ -224,6 +224,22 @@ def test_it_may_be_stripped(launcher: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, b"container does not exist\n")
 
 
+def test_a_linker_that_would_lose_data_is_refused(tmp_path: Path) -> None:
+    """gold puts stdin, stderr and environ of the C library behind the memory, where the snapshot ends."""
+    place = ROOT / "build/launchers/static-snapshot"
+    target = "csrc/launcher/ocirt-unstarted"
+    words = ["ninja", "-C", place, "-t", "commands", target]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    listed = run(*words, env={"PATH": path}).stdout.decode().splitlines()
+    (link,) = [line for line in listed if f"-o {target} " in line]
+    link = link.replace(f"-o {target} ", f"-fuse-ld=gold -o {tmp_path}/linked ")
+    subprocess.run(link, shell=True, cwd=place, check=True, timeout=60)
+    done = run(tmp_path / "linked", tmp_path / "snapshot")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"ocirt: the linker put data behind the snapshot's memory: use GNU ld")
+    assert not (tmp_path / "snapshot").exists()
+
+
 def test_without_its_package_it_says_so(launcher: Path, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     shutil.copy(launcher, tmp_path / "bin/ocirt")
