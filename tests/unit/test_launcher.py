@@ -189,23 +189,66 @@ def test_libraries_loaded_before_may_have_keys_of_their_own(launcher: Path, tmp_
     assert done.stdout.startswith(b"ocirt version 0.1.0\n")
 
 
-def test_what_belongs_to_the_process_is_its_own(launcher: Path, tmp_path: Path) -> None:
-    """Seen by a module that completes the start, in an installation elsewhere."""
-    (tmp_path / "bin").mkdir()
-    shutil.copy(launcher, tmp_path / "bin/ocirt")
-    site = tmp_path / "lib/python3.11/site-packages"
+def run_inside(launcher: Path, place: Path, code: str) -> subprocess.CompletedProcess[bytes]:
+    """Run code in the command's interpreter, of an installation in place whose start is completed."""
+    (place / "bin").mkdir()
+    shutil.copy(launcher, place / "bin/ocirt")
+    site = place / f"lib/python{sysconfig.get_python_version()}/site-packages"
     (site / "jsonschema").mkdir(parents=True)
-    (site / "ocirt").symlink_to(ROOT / "ocirt")
-    (site / "jsonschema/__init__.py").write_text(
-        "import os, sys, time, _thread\n"
-        "print([*sys._current_frames()] == [_thread.get_ident()], time.tzname[0], os.environ['WORD'])\n"
-        "sys.stdout.flush()\n"
-        "os._exit(7)\n"
-    )
-    (tmp_path / "config.json").write_text('{"ociVersion": 1}')
+    for path in (ROOT / "ocirt", *Path(sysconfig.get_path("platlib")).glob("_cffi_backend*")):
+        (site / path.name).symlink_to(path)
+    (site / "jsonschema/__init__.py").write_text(f"import os, sys\n{code}\nsys.stdout.flush()\nos._exit(7)\n")
+    (place / "config.json").write_text('{"ociVersion": 1}')
     environment = {"TZ": "JST-9", "WORD": "word"}
-    done = run(tmp_path / "bin/ocirt", "create", "-b", tmp_path, "x", env=environment)
+    return run(place / "bin/ocirt", "create", "-b", place, "x", env=environment)
+
+
+def test_what_belongs_to_the_process_is_its_own(launcher: Path, tmp_path: Path) -> None:
+    code = """
+import time, _thread
+print([*sys._current_frames()] == [_thread.get_ident()], time.tzname[0], os.environ["WORD"])
+"""
+    done = run_inside(launcher, tmp_path, code)
     assert (done.returncode, done.stdout, done.stderr) == (7, b"True JST word\n", b"")
+
+
+def test_what_a_kernel_call_is_given_is_checked(launcher: Path, tmp_path: Path) -> None:
+    """By cffi, or by the wrappers that builtin.py has written."""
+    code = """
+from ocirt._shim import ffi, lib
+number = ffi.new("uint64_t *")
+for call, *words in [
+    (lib.oc_mount_id, -1, b"x", 0, number),
+    (lib.oc_mount_id, -1, b"x", 0),
+    (lib.oc_mount_id, -1, b"x", 0, number, 0),
+    (lib.oc_mount_id, 2**31, b"x", 0, number),
+    (lib.oc_mount_id, -2**31 - 1, b"x", 0, number),
+    (lib.oc_mount_id, 2**64, b"x", 0, number),
+    (lib.oc_mount_id, 1.5, b"x", 0, number),
+    (lib.oc_mount_id, -1, "x", 0, number),
+    (lib.oc_mount_id, -1, b"x", 0, 8),
+    (lib.oc_memfd_create, b"x", -1),
+    (lib.oc_memfd_create, b"x", 2**32),
+    (lib.oc_send_fd, -1, -1, b"x", -1),
+    (lib.oc_send_fd, -1, -1, b"x", 2**64),
+]:
+    counts = [sys.getrefcount(word) for word in words]
+    try:
+        print(call(*words))
+    except Exception as error:
+        print(type(error).__name__)
+        del error
+    assert counts == [sys.getrefcount(word) for word in words], words
+"""
+    done = run_inside(launcher, tmp_path, code)
+    assert done.stderr == b""
+    assert done.stdout.decode().split() == [
+        "-9",
+        *["TypeError"] * 2,
+        *["OverflowError"] * 3,
+        *["TypeError"] * 3,
+        *["OverflowError"] * 4,
+    ]
 
 
 def test_the_command_takes_no_snapshot_of_itself(launcher: Path, tmp_path: Path) -> None:
@@ -249,5 +292,5 @@ def test_without_its_package_it_says_so(launcher: Path, tmp_path: Path) -> None:
 
 
 def test_the_variants_are_those_of_this_machine() -> None:
-    """A static libpython is what Debian's python3-dev brings; without, five variants are untested."""
+    """A static libpython is what Debian's python3-dev brings; without, the static ones are untested."""
     assert list(Path(sysconfig.get_config_var("LIBPL")).glob("libpython3*.a"))
