@@ -18,6 +18,10 @@ from posix import access, close, read
 from posix import open as open_fd
 
 
+class NotInSnapshot(ImportError):
+    """A module that has to be looked for, or is a shared object."""
+
+
 class CodeLoader:
     """Modules of the archive."""
 
@@ -69,7 +73,7 @@ class Finder:
                 finish()
             return ModuleSpec(name, BuiltinImporter, origin="built-in")
         if Finder.preloading:
-            raise ImportError(f"{name} cannot be part of the snapshot")
+            raise NotInSnapshot(name)
         origin = extension(name)
         if origin:
             return ModuleSpec(name, ExtensionLoader, origin=origin)
@@ -117,7 +121,7 @@ def preload():
             continue
         try:
             __import__(name)
-        except ImportError:
+        except NotInSnapshot:
             pass  # cold: it is loaded when it is needed
     from ocirt.warmup import warm_up
 
