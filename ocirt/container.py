@@ -102,12 +102,12 @@ class Container(Running):
                 launch.start_init()
             compile_fields(ctx, "create")
             _check_rootfs(ctx)
+            container = cls(root, container_id, _first_state(ctx))
             directory = state.reserve(root, container_id)
         except BaseException:
             launch.abort()
             raise
         with launch, directory:
-            container = cls(root, container_id, _first_state(ctx))
             launch.undo(lambda: container._poststop_of_failed(launch))
             launch.undo(directory.remove)
             container._spec = ctx.spec

@@ -104,8 +104,10 @@ class Launch:
         plan = self.plan
         into = plan.into_cgroup
         started = time.monotonic_ns()
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        self.control = ours
+        try:
+            self.control, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise StepError(error.errno or 0, "socketpair", "linux.namespaces") from None
         exe_fd = -1
         try:
             exe_fd = open_init()
@@ -185,10 +187,10 @@ class Launch:
                 self.start_init()
             self._hand_over()
         except BaseException:
+            self._close_handles()  # first: what undoes opens files too
             self.abort()
             raise
-        finally:
-            self._close_handles()
+        self._close_handles()
 
     def _hand_over(self) -> None:
         plan = self.plan

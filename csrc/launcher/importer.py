@@ -143,6 +143,8 @@ def finish():
     argv = sys.argv
     late_init()
     sys.argv = argv
+    if "time" in sys.modules:
+        sys.modules["time"].tzset()  # the snapshot's time zone is the build's
     sys.executable = sys._base_executable = executable
     extend_path()
 

@@ -17,13 +17,14 @@
  *   renewed as after a fork.
  */
 #define PY_SSIZE_T_CLEAN
+#define Py_BUILD_CORE /* for _PyRuntime */
 #include <Python.h>
+#include <internal/pycore_runtime.h>
 
 #include "snapshot.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -37,14 +38,13 @@
 char ocirt_snapshot_memory[MEMORY_SIZE] __attribute__((common, aligned(PAGE)));
 #define memory ocirt_snapshot_memory
 
-extern char __data_start[];
+extern char __data_start[], _end[];
 extern char **environ;
 
 static size_t used;
 static void *freed[FREED_CLASSES]; /* blocks of 16 * index bytes, linked */
 static int recording;		   /* allocations come from memory */
 static int taken;		   /* this process began as a snapshot */
-static pthread_key_t first_key;
 static PyThreadState *thread;
 
 /* Allocation: a block has its size before it. What was given back is used again while recording, and
@@ -195,10 +195,11 @@ void begin_snapshot(void)
 	static char *nothing[] = {NULL};
 	PyObjectArenaAllocator arenas = {NULL, take_arena, give_arena};
 
+	if ((uintptr_t)_end != (uintptr_t)(memory + MEMORY_SIZE)) /* gold: copied variables */
+		die("the linker put data behind the snapshot's memory",
+		    "use GNU ld, or -Dsnapshot=disabled");
 	environ = nothing; /* the builder's is nobody else's business */
 	recording = 1;
-	if (pthread_key_create(&first_key, NULL) || pthread_key_delete(first_key))
-		die("pthread_key_create", "");
 	PyObject_SetArenaAllocator(&arenas); /* frames come from there too */
 	PyMemAllocatorEx plain = {NULL, plain_malloc, plain_calloc, plain_realloc, plain_free};
 	for (int i = 0; i < 2; i++) {
@@ -255,13 +256,14 @@ int is_snapshot(void)
 
 void wake_snapshot(void)
 {
-	pthread_key_t key;
-
-	/* The key under which Python finds the thread's state: nobody has made one yet, so it gets
-	 * the same number. PyOS_AfterFork_Child makes a new one from it, and new locks. */
-	if (pthread_key_create(&key, NULL) || key != first_key || pthread_setspecific(key, thread))
-		die("pthread_key_create", "the first key has another number than in the snapshot");
+	/* PyOS_AfterFork_Child takes a key for granted, which it deletes. The one of the snapshot is no
+	 * key here, or somebody else's: what is preloaded may have made some. */
+	Py_tss_t *key = &_PyRuntime.gilstate.autoTSSkey;
+	*key = (Py_tss_t)Py_tss_NEEDS_INIT;
+	if (PyThread_tss_create(key) || PyThread_tss_set(key, thread))
+		die("no key for thread-specific data is left", "");
 	PyEval_RestoreThread(thread);
+	thread->thread_id = PyThread_get_thread_ident();
 	PyOS_AfterFork_Child();
 	if (renew_environment() < 0)
 		die("the environment cannot be read", "");

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 from ocirt import (
     AlreadyExists,
@@ -233,6 +234,10 @@ def early_failures() -> None:
     assert fds() == before
     container.delete(force=True)
     assert container.wait() == 137
+    no_children()
+    with mock.patch("ocirt.procfs.start_time", side_effect=MemoryError), contextlib.suppress(MemoryError):
+        raise AssertionError(create("unknown", cgroup_manager="disabled"))
+    assert os.listdir(ROOT) == []
     no_children()
     # The host's limit of namespaces is a failure of the init's own, before it has a plan.
     limit = Path("/proc/sys/user/max_net_namespaces")

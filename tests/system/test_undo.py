@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,19 @@ def test_the_json_log_of_a_failed_call_is_one_object(
     assert record["msg"].startswith("hooks.prestart[0]")
     assert len(record["warnings"]) == 1 + len(WORDS)
     assert "hooks.poststop[0] (/nosuch/hook): ENOENT" in record["warnings"][0]
+
+
+@pytest.mark.parametrize("fds", range(9, 30))
+def test_where_fds_run_out_nothing_is_left_and_the_field_is_named(
+    runtime: Runtime, bundle: Bundle, fds: int
+) -> None:
+    def limit() -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fds, hard))
+
+    done = runtime.run(bundle, preexec_fn=limit)
+    if done.returncode:
+        error, *warnings = done.stderr.splitlines()
+        assert warnings == []
+        assert error.endswith(": Too many open files")
+    assert [path.name for path in runtime.root.iterdir()] == []

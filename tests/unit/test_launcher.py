@@ -22,6 +22,27 @@ VARIANTS = {
     "python3": ("-Dlauncher=exec",),
 }
 
+AGENT = """
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static pthread_key_t keys[3];
+__attribute__((constructor)) static void begin(void)
+{
+	for (int i = 0; i < 3; i++) {
+		pthread_key_create(keys + i, NULL);
+		pthread_setspecific(keys[i], keys);
+	}
+}
+ssize_t write(int fd, const void *data, size_t size)
+{
+	for (int i = 0; i < 3; i++)
+		if (pthread_getspecific(keys[i]) != keys)
+			_exit(77);
+	return syscall(SYS_write, fd, data, size);
+}
+"""
+
 
 def tool(*words: str) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -157,6 +178,36 @@ def test_the_environment_is_the_callers(launcher: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_libraries_loaded_before_may_have_keys_of_their_own(launcher: Path, tmp_path: Path) -> None:
+    """An allocator or an agent of /etc/ld.so.preload makes thread-specific data before main begins."""
+    source = tmp_path / "agent.c"
+    source.write_text(AGENT)
+    agent = tmp_path / "agent.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", agent, source], check=True)
+    done = run(launcher, "--version", env={"LD_PRELOAD": str(agent)})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"ocirt version 0.1.0\n")
+
+
+def test_what_belongs_to_the_process_is_its_own(launcher: Path, tmp_path: Path) -> None:
+    """Seen by a module that completes the start, in an installation elsewhere."""
+    (tmp_path / "bin").mkdir()
+    shutil.copy(launcher, tmp_path / "bin/ocirt")
+    site = tmp_path / "lib/python3.11/site-packages"
+    (site / "jsonschema").mkdir(parents=True)
+    (site / "ocirt").symlink_to(ROOT / "ocirt")
+    (site / "jsonschema/__init__.py").write_text(
+        "import os, sys, time, _thread\n"
+        "print([*sys._current_frames()] == [_thread.get_ident()], time.tzname[0], os.environ['WORD'])\n"
+        "sys.stdout.flush()\n"
+        "os._exit(7)\n"
+    )
+    (tmp_path / "config.json").write_text('{"ociVersion": 1}')
+    environment = {"TZ": "JST-9", "WORD": "word"}
+    done = run(tmp_path / "bin/ocirt", "create", "-b", tmp_path, "x", env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"True JST word\n", b"")
+
+
 def test_the_command_takes_no_snapshot_of_itself(launcher: Path, tmp_path: Path) -> None:
     done = run(launcher, str(tmp_path / "snapshot"))
     assert done.returncode == 3
@@ -171,6 +222,22 @@ def test_it_may_be_stripped(launcher: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith(b"ocirt version 0.1.0\n"), done.stderr
     done = run(stripped, "--root", tmp_path, "state", "nosuch")
     assert (done.returncode, done.stderr) == (1, b"container does not exist\n")
+
+
+def test_a_linker_that_would_lose_data_is_refused(tmp_path: Path) -> None:
+    """gold puts stdin, stderr and environ of the C library behind the memory, where the snapshot ends."""
+    place = ROOT / "build/launchers/static-snapshot"
+    target = "csrc/launcher/ocirt-unstarted"
+    words = ["ninja", "-C", place, "-t", "commands", target]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    listed = run(*words, env={"PATH": path}).stdout.decode().splitlines()
+    (link,) = [line for line in listed if f"-o {target} " in line]
+    link = link.replace(f"-o {target} ", f"-fuse-ld=gold -o {tmp_path}/linked ")
+    subprocess.run(link, shell=True, cwd=place, check=True, timeout=60)
+    done = run(tmp_path / "linked", tmp_path / "snapshot")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"ocirt: the linker put data behind the snapshot's memory: use GNU ld")
+    assert not (tmp_path / "snapshot").exists()
 
 
 def test_without_its_package_it_says_so(launcher: Path, tmp_path: Path) -> None:
