@@ -141,6 +141,7 @@ def rebuild_context(container: Container) -> Context:
         host=Host(),
     )
     ctx.rootfs = kernel.fsencode(container.saved["rootfs"])
+    ctx.cgroup = container.manager()
     return ctx
 
 

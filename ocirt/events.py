@@ -56,8 +56,11 @@ def watch(container: Running, interval: float, emit: Callable[[Event], None]) ->
         while not ended:
             ready = poll.poll(max(0.0, following - time.monotonic()) * 1000)
             ended = any(fd == pidfd for fd, _ in ready)
-            if (ended or ready) and out_of_memory.fd >= 0 and out_of_memory.happened():
-                emit({"type": "oom", "id": container.id})
+            if ready and (fd := out_of_memory.fd) >= 0:
+                if out_of_memory.happened():
+                    emit({"type": "oom", "id": container.id})
+                if out_of_memory.fd < 0:
+                    poll.unregister(fd)
             if ended or time.monotonic() < following:
                 continue
             following = time.monotonic() + interval

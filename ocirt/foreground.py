@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ocirt.cgroups.oom import Watch
     from ocirt.console import Console
     from ocirt.container import Exec
     from ocirt.notify import Relay
@@ -122,6 +123,7 @@ class Foreground:
         self._receiver, self.console_fd = kernel.socketpair()
         self._console: Console | None = None
         self._relay: Relay | None = None
+        self._memory: Watch | None = None
         # What is ignored stays so: nohup.
         taken = kernel.INFINITY & ~(_mask(KEPT) | LIBC | kernel.ignored_signals())
         self._signals = kernel.signalfd(taken)
@@ -140,6 +142,7 @@ class Foreground:
                 raise OcirtError("the init sent no terminal")
             self._console = Console(master)
             self._console.begin()
+        self._memory = _memory_watch(process)
         if notify_directory:
             from ocirt.notify import Relay
 
@@ -155,6 +158,9 @@ class Foreground:
             console.register(events)
         if relay is not None:
             events.register(relay.fd, select.EPOLLIN)
+        memory, kills = self._memory, 0
+        if memory is not None:
+            events.register(memory.fd, memory.event)
         ended = False
         while not ended:
             wait = 0 if console is not None and console.move() else -1
@@ -165,9 +171,16 @@ class Foreground:
                     self._pass_on(process)
                 elif relay is not None and fd == relay.fd:
                     relay.receive()
+                elif memory is not None and fd == memory.fd:
+                    kills += memory.happened()
                 elif console is not None:
                     console.ready(fd, what)
+        if isinstance(process, Container):
+            process.oom_seen = kills
         status = process.wait()
+        if memory is not None and memory.unread and not kills and status == 128 + kernel.SIGKILL:
+            text = "out of memory, as it seems: the limit was reached, and systemd has removed the group"
+            process.warnings.append(f"linux.resources.memory.limit: {text}")
         events.close()
         if console is not None:
             console.drain(self._signals)
@@ -198,6 +211,9 @@ class Foreground:
         if self._relay is not None:
             self._relay.close()
             self._relay = None
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
         interrupt.disarm()
         if self._old_mask is not None:
             # What is still pending was meant for the process, which is gone: not for our caller.
@@ -209,6 +225,19 @@ class Foreground:
             if fd >= 0:
                 posix.close(fd)
         self._receiver = self.console_fd = self._signals = self._ending = -1
+
+
+def _memory_watch(process: Container | Exec) -> Watch | None:
+    """A container's in the scope of systemd, which removes the group with its count of kills as soon
+    as nobody is inside: they have to be seen when they happen.
+    """
+    saved = getattr(process, "saved", {}).get("cgroup") or {}
+    if saved.get("driver") != "systemd":
+        return None
+    from ocirt.cgroups.oom import Watch
+
+    watch = Watch(saved["paths"], saved["version"])
+    return watch if watch.fd >= 0 else None
 
 
 def _reap_others(own: int) -> None:

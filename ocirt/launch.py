@@ -413,6 +413,8 @@ def failure(ops: list[Op], step: int, error: int, call: str, text: str, ctx: Con
         reason, _, rest = text.partition("\n")
         spent, _, stderr = rest.partition("\n")
         seconds = int(spent or 0) / 1000
+        if reason == "killed by signal 9" and ctx.cgroup is not None and ctx.cgroup.oom_kills():
+            reason += " for want of memory (linux.resources.memory.limit)"
         return HookFailed(op.field, op.detail, reason or posix.strerror(error).lower(), stderr, seconds)
     if op.kind in ("find_executable", "execve"):
         command = kernel.fsdecode(ctx.argv[0])

@@ -28,6 +28,8 @@ def _has_ended(pidfd: int) -> bool:
 class Running:
     """Base of Container, which has what is declared here."""
 
+    oom_seen = 0  # kills for want of memory that somebody has watched
+
     if TYPE_CHECKING:
         root: str
         id: str
@@ -93,12 +95,12 @@ class Running:
 
     def oom_report(self) -> list[str]:
         """What there is to say of processes that were killed for want of memory."""
-        manager = self.manager()
-        if manager is None or not manager.oom_kills():
+        killed = max(self._oom_kills(), self.oom_seen)
+        if not killed:
             return []
         from ocirt.cgroups.oom import report
 
-        return report(manager, (self.spec.get("linux") or {}).get("resources"))
+        return report(killed, (self.spec.get("linux") or {}).get("resources"))
 
     def await_end(self) -> int | None:
         """Wait for the init process of whoever made it; its status as wait() has it, if it is told."""

@@ -11,18 +11,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ocirt.cgroups.manager import Manager
-
 
 class Watch:
     """fd gets the poll event `event` when the group runs out of memory; close() it.
 
     v1 writes to an eventfd that was registered in cgroup.event_control, also when the group is
-    removed; memory.events of v2 can itself be polled. fd is -1 where nothing can be watched.
+    removed; memory.events of v2 can itself be polled. fd is -1 where nothing can be watched, and once
+    the group is gone.
     """
 
     def __init__(self, paths: dict[str, str], version: int) -> None:
         self.fd = -1
+        self.unread = False  # something happened on v2, and the group was gone before it could be read
         self.event = select.POLLIN
         self._group = paths.get("memory" if version == 1 else "", "")
         self._version = version
@@ -71,7 +71,11 @@ class Watch:
                 return False
             return True
         kills = self._count()
-        if kills is None or kills <= self._kills:
+        if kills is None:
+            self.unread = True
+            self.close()  # it would be ready for ever
+            return False
+        if kills <= self._kills:
             return False
         self._kills = kills
         return True
@@ -82,11 +86,8 @@ class Watch:
             self.fd = -1
 
 
-def report(manager: Manager, resources: dict[str, Any] | None) -> list[str]:
-    """What to say of a container whose processes were killed for want of memory."""
-    killed = manager.oom_kills()
-    if not killed:
-        return []
+def report(killed: int, resources: dict[str, Any] | None) -> list[str]:
+    """What to say of a container of which so many processes were killed for want of memory."""
     limit = ((resources or {}).get("memory") or {}).get("limit") or 0
     what = (
         f"the limit of {limit} bytes" if limit > 0 else "a limit above the container's or the host's memory"

@@ -197,3 +197,18 @@ def test_a_limit_too_low_for_the_start_is_named(
     assert done.returncode == 1
     told = f"linux.resources.memory.limit: {limit} bytes are too few to start in: out of memory\n"
     assert done.stderr == told
+
+
+@pytest.mark.parametrize("stage", ["createContainer", "startContainer"])
+def test_a_hook_inside_that_memory_was_wanting_for_is_told_as_such(
+    runtime: Runtime, bundle: Bundle, stage: str
+) -> None:
+    path = "/bin/probe" if stage == "startContainer" else str(bundle.rootfs / "bin/probe")
+    bundle.spec["hooks"] = {stage: [{"path": path, "args": ["probe", "alloc", str(64 * MiB)]}]}
+    limited(bundle, memory={"limit": 16 * MiB, "swap": 16 * MiB}).args("/bin/true").write()
+    if stage == "startContainer":
+        done = runtime("start", runtime.create(bundle))
+    else:
+        done = runtime("create", "--bundle", bundle.path, runtime.new_id())
+    assert done.returncode == 1
+    assert f"hooks.{stage}[0] ({path}): killed by signal 9 for want of memory" in done.stderr

@@ -287,7 +287,7 @@ def run_says_that_memory_was_wanting(runtime, driver):
     spec["linux"]["resources"]["memory"] = {"limit": 16 * MIB, "swap": 16 * MIB}
     status, output = runtime.run(spec, **where(driver))
     expect(status, 137, "the status")
-    expect_in("out of memory: the kernel killed one process", output)
+    expect_in("linux.resources.memory.limit: out of memory", output)
 
 
 @case(layouts=("v2", "v1", "hybrid"), only="ocirt")
