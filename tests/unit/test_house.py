@@ -64,6 +64,8 @@ IMAGE_LAYERS = (
     "errors",
     "digest platforms",
     "reference descriptor",
+    "store",
+    "gc",
 )
 IMAGE_RANK = {name: rank for rank, row in enumerate(IMAGE_LAYERS) for name in row.split()}
 OCIRT_FOR_IMAGES = {"kernel", "errors", "paths", "spec"}
