@@ -62,9 +62,9 @@ SAME_SUBJECT = {
 IMAGE_PACKAGE = ROOT / "oci-image/oci_image"
 IMAGE_LAYERS = (
     "errors",
-    "digest platforms",
-    "reference descriptor",
-    "store",
+    "digest platforms acl",
+    "reference descriptor tarstream",
+    "tarwrite inflate store",
     "gc",
 )
 IMAGE_RANK = {name: rank for rank, row in enumerate(IMAGE_LAYERS) for name in row.split()}
