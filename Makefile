@@ -48,12 +48,12 @@ lint: dev
 
 test: dev product
 	tests/install-deps test
-	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt $(BIN)/python -m pytest $(PYTEST_ARGS)
+	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt OCI_IMAGE=$(CURDIR)/$(PRODUCT)/bin/oci-image $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Adds what is long, and writes docs/last-full-run.json.
 test-all: dev product
 	tests/install-deps test
-	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt $(BIN)/python tests/full_run.py $(PYTEST_ARGS)
+	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt OCI_IMAGE=$(CURDIR)/$(PRODUCT)/bin/oci-image $(BIN)/python tests/full_run.py $(PYTEST_ARGS)
 
 demo: dev product
 	tests/install-deps demo
@@ -61,7 +61,7 @@ demo: dev product
 
 bench: dev product
 	tests/install-deps test
-	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt $(BIN)/python bench/bench.py $(BENCH_ARGS)
+	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt OCI_IMAGE=$(CURDIR)/$(PRODUCT)/bin/oci-image $(BIN)/python bench/bench.py $(BENCH_ARGS)
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

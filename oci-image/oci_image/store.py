@@ -257,6 +257,29 @@ class Store:
             self._replace(INDEX_FILE, documents.encode(index))
         return removed
 
+    def find_digest(self, prefix: str) -> Descriptor:
+        """The image whose digest begins with prefix, with or without `sha256:`. Raises NotInStore."""
+        found = {
+            one["digest"]: one
+            for one in self.index()["manifests"]
+            if one["digest"].startswith(prefix) or one["digest"].partition(":")[2].startswith(prefix)
+        }
+        if len(found) > 1:
+            raise ImageError(f"{self.path}: {prefix}", f"{len(found)} images have such a digest")
+        if not found:
+            raise NotInStore(f"{self.path}: {prefix}", "there is no such image")
+        descriptor: Descriptor = next(iter(found.values()))
+        return descriptor
+
+    def remove_digest(self, digest: str) -> list[str]:
+        """Take away all entries of a digest, named or not; the names that were lost."""
+        with self._changing_index():
+            index = self.index()
+            removed = [one for one in index["manifests"] if one["digest"] == digest]
+            index["manifests"] = [one for one in index["manifests"] if one["digest"] != digest]
+            self._replace(INDEX_FILE, documents.encode(index))
+        return [name for name in map(name_of, removed) if name]
+
     # Blobs
 
     def has(self, descriptor: Descriptor) -> bool:

@@ -46,7 +46,7 @@ class Limits(NamedTuple):
     total: int = 1 << 40  # bytes of the uncompressed stream, and of all files, holes included
     ratio: int = 250  # uncompressed to compressed, where more than `free` bytes come out
     free: int = 1 << 30
-    entries: int = 10_000_000
+    entries: int = 2_000_000
     special: int = 1 << 20  # bytes of one PAX header or GNU long name
     sparse: int = 1 << 20  # regions of one sparse file
     trailing: int = 64 << 20  # bytes behind the end of the archive

@@ -65,7 +65,11 @@ IMAGE_LAYERS = (
     "digest platforms acl",
     "reference descriptor tarstream",
     "tarwrite inflate store",
-    "gc",
+    "layer gc",
+    "transports",
+    "flatten transfer",
+    "rootfs",
+    "cli",
 )
 IMAGE_RANK = {name: rank for rank, row in enumerate(IMAGE_LAYERS) for name in row.split()}
 OCIRT_FOR_IMAGES = {"kernel", "errors", "paths", "spec"}
