@@ -1,7 +1,9 @@
 """The root file system of an image as one tar stream, without unpacking it or being root.
 
 The layers are read twice: first their entries are merged into a tree, then what is left of each
-is written. A parent that is a symlink is followed within the root, as unpacking does.
+is written. A parent that is a symlink is followed within the root, as unpacking does. Directories
+come first, so that their modes hold from the start (GNU tar gives them their times with
+--delay-directory-restore).
 """
 
 from __future__ import annotations
@@ -86,14 +88,7 @@ def flatten(layers: list[Opener], write: Callable[[bytes], object], where: str) 
 def _apply(root: _Node, change: Change, number: int, i: int, where: str) -> None:
     parent_path, _, name = change.path.rpartition(b"/")
     if change.what != ADD:
-        node = _find(root, change.path, where, follow=False)
-        if node is not None and change.what == CLEAR:
-            _remove_lower(node, number)
-        elif node is not None:
-            parent = _find(root, parent_path, where, follow=False)
-            assert parent
-            if not _remove_lower(node, number):
-                del parent.children[name]
+        _hide(root, change, number, where)
         return
     inode = _Inode(change.entry, (number, i))
     if not change.path:
@@ -112,6 +107,25 @@ def _apply(root: _Node, change: Change, number: int, i: int, where: str) -> None
     if there is not None and there.is_directory and node.is_directory:
         node.children = there.children
     parent.children[name] = node
+
+
+def _hide(root: _Node, change: Change, number: int, where: str) -> None:
+    """A whiteout; as in unpacking, not through a symlink."""
+    parent = root
+    directory = change.path if change.what == CLEAR else change.path.rpartition(b"/")[0]
+    for part in directory.split(b"/") if directory else ():
+        if part not in parent.children:
+            return
+        parent = parent.children[part]
+        if parent.inode and parent.inode.entry.kind == SYMLINK:
+            raise ImageError(where, f"{show(change.path)}: is hidden through a symlink")
+    if change.what == CLEAR:
+        _remove_lower(parent, number)
+        return
+    name = change.path.rpartition(b"/")[2]
+    node = parent.children.get(name)
+    if node is not None and not _remove_lower(node, number):
+        del parent.children[name]
 
 
 def _remove_lower(top: _Node, number: int) -> bool:

@@ -12,7 +12,10 @@ from typing import Any
 import zstandard
 
 from oci_image import descriptor
+from oci_image.extract import Policy
 from oci_image.store import Store
+from oci_image.transports import Location, open_source
+from oci_image.unpack import apply_image, new_directory
 
 Entry = tuple[str, str] | tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]
 COMPRESS = {
@@ -98,3 +101,13 @@ def make_index(path: Path | str, name: str, **images: dict[str, Any]) -> dict[st
         top = session.put_bytes(descriptor.encode(index), descriptor.OCI_INDEX)
         session.set_name(name, top)
         return top
+
+
+def unpack(layout: Path | str, name: str, target: Path | str, single: bool = False) -> dict[str, int]:
+    """Unpack an image of a layout; what was left out."""
+    source = open_source(Location("oci", str(layout)))
+    try:
+        with new_directory(str(target)) as (_, fd):
+            return apply_image(source, source.find(name), fd, Policy(single))[1]
+    finally:
+        source.close()

@@ -62,13 +62,14 @@ SAME_SUBJECT = {
 IMAGE_PACKAGE = ROOT / "oci-image/oci_image"
 IMAGE_LAYERS = (
     "errors",
-    "digest platforms acl",
+    "digest platforms acl removal",
     "reference descriptor tarstream",
     "tarwrite inflate store",
     "layer gc",
+    "extract",
     "transports",
     "flatten transfer",
-    "rootfs",
+    "rootfs unpack",
     "cli",
 )
 IMAGE_RANK = {name: rank for rank, row in enumerate(IMAGE_LAYERS) for name in row.split()}

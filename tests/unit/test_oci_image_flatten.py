@@ -117,6 +117,7 @@ def test_sparse_files_are_written_out(tmp_path: Path) -> None:
         (tar_of(member("a", LINK, linkname="a"), ("a/x", "")), "too many symlinks"),
         (tar_of(member("a", LINK, linkname="nosuch"), ("a/x", "")), "leads nowhere"),
         (tar_of(("../x", "")), "leads out of the root"),
+        (tar_of(member("d", DIR), member("s", LINK, linkname="d"), ("s/.wh.x", "")), "through a symlink"),
         (tar_of((".wh.", "")), "a whiteout of nothing"),
         (tar_of((".wh..", "")), "a whiteout of nothing"),
         (tar_of((".wh..wh.x", "")), "a whiteout of nothing"),

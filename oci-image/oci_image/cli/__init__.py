@@ -20,6 +20,7 @@ VERBS = {
     "save": "write images into an archive for docker or as an OCI archive",
     "import": "make an image of a root file system in a tar file",
     "export": "write the root file system of an image as a tar file",
+    "unpack": "write the root file system of an image into a directory",
     "tag": "give an image another name",
     "rm": "take names away; gc frees what no name leads to",
     "gc": "remove the blobs that no name leads to",
