@@ -80,9 +80,9 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
     return document
 
 
-def encode(document: Any) -> bytes:
+def encode(document: Any, indent: str = "") -> bytes:
     """JSON as the blobs and files of this program hold it."""
-    return jsontext.dumps(document).encode()
+    return jsontext.dumps(document, indent).encode()
 
 
 def describe(data: bytes, media_type: str, algorithm: str = "sha256") -> Descriptor:

@@ -68,9 +68,12 @@ class Extractor:
         self._single = policy.single
         self._fds: dict[bytes, int] = {}
         self._directories: dict[bytes, _Directory] = {}
+        self._touched: dict[bytes, int] = {}  # mtimes of directories that have no entry, but new content
+        self._known: set[tuple[int, int]] = set()  # directories of both, whatever their path
         self._upper: set[bytes] = set()  # what the current layer made, with all parents
         self._where = ""
         self.left_out: dict[str, int] = {}
+        self._touch(root_fd, b"")
         for name in (DEFAULT_ACL, "system.posix_acl_access"):  # of the directory that the root lies in
             try:
                 os.removexattr(root_fd, name)
@@ -96,9 +99,12 @@ class Extractor:
 
     def finish(self) -> None:
         """What directories get last. Call it once, after the last layer."""
-        for path in sorted(self._directories, reverse=True):  # what lies in a directory before it
+        for path in sorted(self._touched | self._directories, reverse=True):  # what lies in one before it
             try:
-                self._finish_directory(path, self._directories[path])
+                if path in self._directories:
+                    self._finish_directory(path, self._directories[path])
+                else:
+                    self._set_time(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # removed by a layer above
             except OSError as error:
@@ -112,6 +118,13 @@ class Extractor:
             if self._single:
                 os.fchmod(fd, last.mode)
             os.utime(fd, ns=(last.mtime, last.mtime))
+        finally:
+            os.close(fd)
+
+    def _set_time(self, path: bytes) -> None:
+        fd = self._open(path or b".", os.O_RDONLY | os.O_DIRECTORY)  # the path may be a symlink's
+        try:
+            os.utime(fd, ns=(self._touched[path], self._touched[path]))
         finally:
             os.close(fd)
 
@@ -138,6 +151,7 @@ class Extractor:
             return fd
         try:
             fd = self._open(path, kernel.O_PATH | os.O_DIRECTORY)
+            self._touch(fd, path)
         except FileNotFoundError:
             parent_path, _, name = path.rpartition(b"/")
             parent = self._directory(parent_path)
@@ -153,6 +167,13 @@ class Extractor:
             raise self._refused(path, "is not a directory") from None
         self._fds[path] = fd
         return fd
+
+    def _touch(self, fd: int, path: bytes) -> None:
+        """Something in this directory is going to change: unless it gets a time of its own, it keeps its."""
+        status = os.fstat(fd)
+        if (status.st_dev, status.st_ino) not in self._known:
+            self._known.add((status.st_dev, status.st_ino))
+            self._touched[path] = status.st_mtime_ns
 
     def _refused(self, path: bytes, reason: str) -> ImageError:
         return ImageError(f"{self._where}: {show(path)}", reason)
@@ -254,6 +275,8 @@ class Extractor:
             default_acl = entry.xattrs.pop(DEFAULT_ACL, None)
             if entry.xattrs:
                 self._set_xattrs(fd, entry)
+            status = os.fstat(fd)
+            self._known.add((status.st_dev, status.st_ino))
             self._directories[path] = _Directory(entry.mtime, entry.mode, default_acl)
         except BaseException:
             os.close(fd)
@@ -414,8 +437,9 @@ class Extractor:
         """What was remembered of directories may be wrong now: path led to some of them."""
         self._forget_all_but(path.rpartition(b"/")[0])
         below = path + b"/"
-        for known in [one for one in self._directories if one == path or one.startswith(below)]:
-            del self._directories[known]
+        for last in (self._directories, self._touched):
+            for known in [one for one in last if one == path or one.startswith(below)]:
+                del last[known]
 
     def _forget_all_but(self, path: bytes) -> None:
         """The directory in which an entry is being made stays open."""
@@ -437,6 +461,7 @@ class Extractor:
                 raise self._refused(change.path, "is hidden through a symlink") from None
             raise
         try:
+            self._touch(fd, directory)
             if change.what == CLEAR:
                 self._remove_lower(fd, directory)
             else:

@@ -26,12 +26,13 @@ LAYER = tar_of(member("bin", tarfile.DIRTYPE), ("bin/tool", "#!/bin/sh\n"), ("et
 class Command:
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.words = (PROGRAM, "--root", root)
 
     def __call__(
         self, *words: object, check: bool = True, **options: Any
     ) -> subprocess.CompletedProcess[Any]:
         arguments = {"capture_output": True, "text": True, "timeout": 120, **options}
-        done = subprocess.run([PROGRAM, "--root", self.root, *map(str, words)], **arguments)
+        done = subprocess.run([*map(str, (*self.words, *words))], **arguments)
         if check:
             assert done.returncode == 0, done.stderr
         return done

@@ -62,14 +62,15 @@ SAME_SUBJECT = {
 IMAGE_PACKAGE = ROOT / "oci-image/oci_image"
 IMAGE_LAYERS = (
     "errors",
-    "digest platforms acl removal",
-    "reference descriptor tarstream",
+    "digest platforms acl removal copytree users overlay",
+    "reference descriptor tarstream conversion",
     "tarwrite inflate store",
     "layer gc",
     "extract",
     "transports",
     "flatten transfer",
-    "rootfs unpack",
+    "rootfs unpack snapshots",
+    "bundle",
     "cli",
 )
 IMAGE_RANK = {name: rank for rank, row in enumerate(IMAGE_LAYERS) for name in row.split()}

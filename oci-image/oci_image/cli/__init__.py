@@ -21,6 +21,8 @@ VERBS = {
     "import": "make an image of a root file system in a tar file",
     "export": "write the root file system of an image as a tar file",
     "unpack": "write the root file system of an image into a directory",
+    "bundle": "make a bundle of an image, for ocirt run",
+    "unbundle": "remove a bundle",
     "tag": "give an image another name",
     "rm": "take names away; gc frees what no name leads to",
     "gc": "remove the blobs that no name leads to",
@@ -42,11 +44,15 @@ def command() -> NoReturn:
 def main(argv: list[str]) -> int:
     """Run one command, argv without the program's name; its exit status."""
     parser, verbs = _parser()
+    argv, command = _split(argv)
     verb = _verb(argv)
     if verb:
         module = importlib.import_module(f"oci_image.cli.{verb}_")
         module.add_arguments(verbs[verb])
     arguments = parser.parse_args(argv)
+    if command is not None and (not verb or not hasattr(module, "COMMAND")):
+        parser.error("nothing may follow --")
+    arguments.command = command
     if not arguments.verb:
         parser.print_help()
         return 0
@@ -66,6 +72,14 @@ def main(argv: list[str]) -> int:
         return _failed(arguments, "interrupted", 128 + 2)
     except Exception as error:
         return _failed(arguments, f"internal error: {type(error).__name__}: {error}", 1)
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str] | None]:
+    """(what stands before --, the command behind it)."""
+    if "--" not in argv:
+        return argv, None
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
 
 
 def _verb(argv: list[str]) -> str:

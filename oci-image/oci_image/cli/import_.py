@@ -88,7 +88,7 @@ def _run_config(arguments: argparse.Namespace) -> dict[str, Any]:
         config["Env"] = [_pair(word, "--env") for word in arguments.env]
     for name, text in (("Entrypoint", arguments.entrypoint), ("Cmd", arguments.cmd)):
         if text is not None:
-            config[name] = _command(text, f"--{name.lower()}")
+            config[name] = command_words(text, f"--{name.lower()}")
     if arguments.workdir is not None:
         config["WorkingDir"] = arguments.workdir
     if arguments.label:
@@ -102,13 +102,14 @@ def _pair(word: str, option: str) -> str:
     return word
 
 
-def _command(text: str, option: str) -> list[str]:
+def command_words(text: str, option: str) -> list[str]:
+    """A command of the command line: a JSON array, or a line for the shell. Raises ImageError."""
     if not text.lstrip().startswith("["):
         return ["/bin/sh", "-c", text]
     try:
         words = jsontext.loads(text, option)
     except SpecError as error:
         raise ImageError(option, error.reason) from None
-    if not all(isinstance(word, str) for word in words):
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ImageError(option, "is not an array of strings")
-    return list(words)
+    return words
