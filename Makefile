@@ -57,7 +57,7 @@ test-all: dev product
 
 demo: dev product
 	tests/install-deps demo
-	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt tests/demo.sh
+	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt OCI_IMAGE=$(CURDIR)/$(PRODUCT)/bin/oci-image tests/demo.sh
 
 bench: dev product
 	tests/install-deps test

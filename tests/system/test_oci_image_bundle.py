@@ -25,7 +25,7 @@ from tests.lib.runtime import Runtime
 from tests.lib.trees import describe, differences
 from tests.security.conftest import describe as describe_host
 from tests.security.conftest import way_out
-from tests.system.test_oci_image_cli import Command
+from tests.system.test_oci_image_cli import PROGRAM, Command
 
 pytestmark = pytest.mark.root
 DIR, LINK, HARD = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
@@ -378,3 +378,33 @@ def test_reserved_labels_do_nothing(work: Path, oci: Command) -> None:
     assert annotations["mine"] == "kept"
     assert not set(reserved) & set(annotations)
     assert done.stderr.count("is reserved") == 3
+
+
+def test_a_user_without_root_bundles_and_runs(work: Path, ocirt: Path) -> None:
+    """Everything belongs to the one user, who is root in the container."""
+    home = work / "home"
+    home.mkdir()
+    (home / "base.tar").write_bytes(BASE)
+    os.chown(home, 54321, 54321)
+    for parent in (work, *work.parents[:-2]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    script = f"""
+        set -e
+        cd {home}
+        export HOME={home} XDG_RUNTIME_DIR={home}
+        oci() {{ {PROGRAM} --root {home}/images "$@"; }}
+        oci import base.tar app --cmd '["/bin/sh", "-c", "id; cat /data/seed"]'
+        oci bundle app b 2>told
+        {ocirt} --root {home}/state run --bundle b c
+        oci bundle app other --user web 2>&1 || true
+        oci unbundle b
+    """
+    words = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "sh", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "uid=0(root) gid=0(root)" in done.stdout
+    assert "seeded" in done.stdout
+    assert "33:33 is not mapped: without root, the user 0:0 alone is" in done.stdout
+    assert (home / "told").read_text() == ""
+    assert not (home / "b").exists()
+    assert not (home / "other").exists()
