@@ -7,15 +7,17 @@ BIN := $(VENV)/bin
 BUILD := build/dev
 PRODUCT := build/product
 PIP_QUIET := -qq --disable-pip-version-check
-DEV_TOOLS := meson ninja meson-python cffi jsonschema pyroute2 pytest ruff mypy types-cffi types-jsonschema
+DEV_TOOLS := meson ninja meson-python cffi jsonschema pyroute2 zstandard isal setuptools wheel pytest hypothesis \
+	ruff mypy types-cffi types-jsonschema
 PYTEST_ARGS ?=
 
 .PHONY: dev product lint test test-all demo bench clean
 
-$(BIN)/.ready:
+$(BIN)/.ready: Makefile oci-image/pyproject.toml
 	tests/install-deps build
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install $(PIP_QUIET) $(DEV_TOOLS)
+	$(BIN)/pip install $(PIP_QUIET) --no-build-isolation --no-deps -e oci-image
 	touch $@
 
 $(BUILD)/build.ninja: | $(BIN)/.ready
@@ -33,8 +35,9 @@ product: $(BIN)/.ready
 	@mkdir -p build; exec 9>build/.product.lock; flock 9; PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
 	test -x $(PRODUCT)/bin/pip || $(PYTHON) -m venv $(PRODUCT) || exit 1; \
 	rm -rf build/wheel; pip wheel $(PIP_QUIET) --no-build-isolation --no-deps -w build/wheel --config-settings=build-dir=build/wheel-build . && \
-	$(PRODUCT)/bin/pip install $(PIP_QUIET) cffi jsonschema pyroute2 && \
-	$(PRODUCT)/bin/pip install $(PIP_QUIET) --force-reinstall --no-deps build/wheel/ocirt-*.whl
+	pip wheel $(PIP_QUIET) --no-build-isolation --no-deps -w build/wheel ./oci-image && \
+	$(PRODUCT)/bin/pip install $(PIP_QUIET) cffi jsonschema pyroute2 zstandard isal && \
+	$(PRODUCT)/bin/pip install $(PIP_QUIET) --force-reinstall --no-deps build/wheel/ocirt-*.whl build/wheel/oci_image-*.whl
 
 # The linters run as tests too (tests/unit/test_house.py).
 lint: dev
@@ -45,20 +48,20 @@ lint: dev
 
 test: dev product
 	tests/install-deps test
-	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt $(BIN)/python -m pytest $(PYTEST_ARGS)
+	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt OCI_IMAGE=$(CURDIR)/$(PRODUCT)/bin/oci-image $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Adds what is long, and writes docs/last-full-run.json.
 test-all: dev product
 	tests/install-deps test
-	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt $(BIN)/python tests/full_run.py $(PYTEST_ARGS)
+	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt OCI_IMAGE=$(CURDIR)/$(PRODUCT)/bin/oci-image $(BIN)/python tests/full_run.py $(PYTEST_ARGS)
 
 demo: dev product
 	tests/install-deps demo
-	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt tests/demo.sh
+	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt OCI_IMAGE=$(CURDIR)/$(PRODUCT)/bin/oci-image tests/demo.sh
 
 bench: dev product
 	tests/install-deps test
-	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt $(BIN)/python bench/bench.py $(BENCH_ARGS)
+	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt OCI_IMAGE=$(CURDIR)/$(PRODUCT)/bin/oci-image $(BIN)/python bench/bench.py $(BENCH_ARGS)
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,12 +1,19 @@
 #!/bin/sh
-# The main job on real input: a bundle from Debian's busybox, its plan, a run, and what is in force.
-# Called by `make demo`, which installs what is missing first; $OCIRT is the command.
+# The main job on real input: a bundle from Debian's busybox, its plan, a run, and what is in force;
+# then the same as an image that becomes a bundle. Called by `make demo`, which installs what is
+# missing first; $OCIRT and $OCI_IMAGE are the commands.
 set -eu
 ocirt=${OCIRT:-.venv/bin/ocirt}
+oci_image=${OCI_IMAGE:-.venv/bin/oci-image}
 python=.venv/bin/python
 work=$(mktemp -d /tmp/ocirt-demo.XXXXXX)
 id=demo-$$
-trap '"$ocirt" --root "$work/state" delete --force "$id" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
+clean() {
+    "$ocirt" --root "$work/state" delete --force "$id" >/dev/null 2>&1 || true
+    if [ -e "$work/app" ]; then "$oci_image" --root "$work/images" unbundle "$work/app"; fi
+    rm -rf "$work"
+}
+trap clean EXIT
 trap 'exit 130' INT TERM
 say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; }
 
@@ -57,3 +64,20 @@ sed -i 's|"/bin/look"|"/bin/sleep", "600"|' "$work/bundle/config.json"
 "$ocirt" --root "$work/state" run --detach --bundle "$work/bundle" "$id" </dev/null >/dev/null
 "$ocirt" --root "$work/state" verify "$id"
 "$ocirt" --root "$work/state" delete --force "$id"
+
+say 'tar -C bundle/rootfs -c . | oci-image import - demo --cmd ... --user demo'
+echo 'demo:x:1000:1000:demo:/:/bin/sh' >> "$work/bundle/rootfs/etc/passwd"
+tar -C "$work/bundle/rootfs" -c . | "$oci_image" --root "$work/images" import - demo --user demo \
+    --env GREETING=hello --cmd '["/bin/sh", "-c", "echo $GREETING from $(hostname); id; mount | grep \" / \""]'
+
+say oci-image images
+"$oci_image" --root "$work/images" images
+
+say oci-image bundle demo app
+"$oci_image" --root "$work/images" bundle --hostname app demo "$work/app"
+
+say ocirt run --bundle app demo
+"$ocirt" --root "$work/state" run --bundle "$work/app" "$id" </dev/null
+
+say oci-image unbundle app
+"$oci_image" --root "$work/images" unbundle "$work/app"

@@ -59,6 +59,23 @@ SAME_SUBJECT = {
     ("seccomp", "seccomp_compile"),
     ("seccomp_compile", "seccomp"),
 }
+# The same for oci_image, the other distribution. Of ocirt it may import what OCIRT_FOR_IMAGES names.
+IMAGE_PACKAGE = ROOT / "oci-image/oci_image"
+IMAGE_LAYERS = (
+    "errors",
+    "digest platforms acl removal copytree users overlay",
+    "reference descriptor tarstream conversion",
+    "tarwrite inflate store",
+    "layer gc",
+    "extract",
+    "transports",
+    "flatten transfer",
+    "rootfs unpack snapshots",
+    "bundle",
+    "cli",
+)
+IMAGE_RANK = {name: rank for rank, row in enumerate(IMAGE_LAYERS) for name in row.split()}
+OCIRT_FOR_IMAGES = {"kernel", "errors", "paths", "spec"}
 
 # Also true of comments, in every language here; written apart so that this file passes.
 MARKS = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b")
@@ -77,8 +94,8 @@ def modules() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "_compiled.py")
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Names below ocirt that a file imports when it runs, inside functions too."""
+def imports(path: Path, package: str = "ocirt") -> Iterator[str]:
+    """Names below package that a file imports when it runs, inside functions too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for_checkers = {
         id(inner)
@@ -94,13 +111,13 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             names = (
-                [f"ocirt.{alias.name}" for alias in node.names]
-                if node.module == "ocirt"
+                [f"{package}.{alias.name}" for alias in node.names]
+                if node.module == package
                 else [node.module or ""]
             )
         else:
             continue
-        yield from (name.removeprefix("ocirt.") for name in names if name.startswith("ocirt."))
+        yield from (name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}."))
 
 
 def top(path: Path) -> str:
@@ -118,6 +135,25 @@ def test_modules_import_only_what_stands_above_them(path: Path) -> None:
             continue
         assert imported in RANK, f"put {imported} into the table"
         assert RANK[imported] < RANK[name], f"{name} must not import {imported}"
+
+
+def test_ocirt_never_imports_oci_image() -> None:
+    for path in modules():
+        assert not re.search(r"^\s*(from|import) oci_image", path.read_text(), re.MULTILINE), path
+
+
+IMAGE_MODULES = sorted(IMAGE_PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", IMAGE_MODULES, ids=lambda path: str(path.relative_to(IMAGE_PACKAGE)))
+def test_modules_of_oci_image_import_only_what_stands_above_them(path: Path) -> None:
+    assert {name.split(".")[0] for name in imports(path)} <= OCIRT_FOR_IMAGES
+    name = path.relative_to(IMAGE_PACKAGE).parts[0].removesuffix(".py")
+    if name in {"__init__", "__main__"}:
+        return
+    assert name in IMAGE_RANK, f"put {name} into the table"
+    for imported in {found.split(".")[0] for found in imports(path, "oci_image")} - {name, "__version__"}:
+        assert IMAGE_RANK[imported] < IMAGE_RANK[name], f"{name} must not import {imported}"
 
 
 def test_observers_share_no_code_with_appliers() -> None:

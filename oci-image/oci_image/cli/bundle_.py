@@ -1,0 +1,87 @@
+"""bundle: a directory that `ocirt run` takes, from an image."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from oci_image import bundle
+from oci_image.cli import common
+from oci_image.cli.import_ import command_words
+from oci_image.cli.unpack_ import add_rootless, tell_left_out
+from oci_image.conversion import Overrides
+from oci_image.errors import ImageError
+from oci_image.snapshots import OVERLAY, Snapshots
+from oci_image.transfer import resolve
+
+if TYPE_CHECKING:
+    import argparse
+
+COMMAND = True  # may follow --
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("directory", metavar="DIR", help="is made; an empty directory will do")
+    parser.add_argument(
+        "args", metavar="ARG", nargs="*", help="command in place of the image's Cmd, after --"
+    )
+    common.add_platform(parser)
+    root = parser.add_mutually_exclusive_group()
+    text = "overlay: layers are shared between bundles (default); vfs: a copy of a shared tree"
+    root.add_argument("--driver", metavar="DRIVER", default=OVERLAY, help=text)
+    root.add_argument(
+        "--copy", action="store_true", help="a full tree that shares nothing (default unless root)"
+    )
+    add_rootless(parser)
+    parser.add_argument("--entrypoint", metavar="COMMAND", help="a JSON array or a line for /bin/sh")
+    parser.add_argument("--env", metavar="NAME=VALUE", action="append", default=[])
+    parser.add_argument("--workdir", metavar="DIR")
+    parser.add_argument("--user", metavar="USER[:GROUP]")
+    parser.add_argument("--hostname", metavar="NAME")
+    parser.add_argument("--terminal", action="store_true", help="the process gets a terminal")
+    parser.add_argument("--read-only", action="store_true", help="the root file system is read-only")
+    parser.add_argument("--host-network", action="store_true", help="no network namespace")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    entrypoint = arguments.entrypoint
+    overrides = Overrides(
+        None if entrypoint is None else command_words(entrypoint, "--entrypoint"),
+        arguments.command,
+        tuple(arguments.env),
+        arguments.workdir,
+        arguments.user,
+        arguments.hostname,
+        arguments.terminal,
+        arguments.read_only,
+        arguments.host_network,
+    )
+    source, top = common.find(arguments, arguments.image)
+    snapshots = None
+    try:
+        descriptor = resolve(source, top, common.platform(arguments))
+        if not arguments.copy and not arguments.rootless:
+            snapshots = Snapshots(snapshots_path(arguments), arguments.driver)
+        made = bundle.make(
+            source,
+            descriptor,
+            arguments.directory,
+            overrides,
+            snapshots=snapshots,
+            name=arguments.image,
+            rootless=arguments.rootless,
+        )
+    finally:
+        if snapshots:
+            snapshots.close()
+        source.close()
+    tell_left_out(made.left_out)
+    for label in made.dropped:
+        where = f"label {label}"
+        sys.stderr.write(f"oci-image: {ImageError(where, 'is reserved, it does not become an annotation')}\n")
+    return 0
+
+
+def snapshots_path(arguments: argparse.Namespace) -> str:
+    return f"{arguments.root}/snapshots"

@@ -1,0 +1,148 @@
+"""What the verbs share: where an IMAGE is, tables, JSON, sizes, progress."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from oci_image import platforms, reference
+from oci_image.errors import ImageError, NotInStore, printable
+from oci_image.store import Store
+from oci_image.transports import OCI, Location, open_source, parse_location
+from ocirt.spec.jsontext import dumps
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from oci_image.descriptor import Descriptor
+    from oci_image.platforms import Platform
+    from oci_image.transports import Source
+
+GAP = 3
+SHORT = 12  # digits of a digest that people are shown
+_DIGEST = re.compile(r"(sha256:)?[0-9a-f]{6,64}")
+
+
+def store_path(arguments: argparse.Namespace) -> str:
+    """The layout that is the store."""
+    return f"{arguments.root}/layout"
+
+
+def open_store(arguments: argparse.Namespace) -> Store:
+    """The store, made when it does not exist."""
+    return Store.create(store_path(arguments))
+
+
+def store_name(text: str) -> str:
+    """The name under which the store keeps an image that a user calls text."""
+    return str(reference.parse(text).with_default_tag())
+
+
+def location(arguments: argparse.Namespace, text: str) -> Location:
+    """Where an IMAGE is: the place it names, else the store."""
+    return parse_location(text) or Location(OCI, store_path(arguments), store_name(text))
+
+
+def find(arguments: argparse.Namespace, text: str) -> tuple[Source, Descriptor]:
+    """(open source, manifest or index) of an IMAGE; close the source."""
+    place = parse_location(text)
+    if place:
+        source = open_source(place)
+        try:
+            return source, source.find(place.name)
+        except BaseException:
+            source.close()
+            raise
+    with open_store(arguments) as store:
+        descriptor = find_in_store(store, text)
+    return open_source(Location(OCI, store_path(arguments))), descriptor
+
+
+def find_in_store(store: Store, text: str) -> Descriptor:
+    """The image of the store that text names, else the one whose digest begins so."""
+    try:
+        return store.find(store_name(text))
+    except ImageError as error:
+        if not _DIGEST.fullmatch(text):
+            raise (
+                NotInStore(text, "there is no such image") if isinstance(error, NotInStore) else error
+            ) from None
+    try:
+        return store.find_digest(text)
+    except NotInStore:
+        raise NotInStore(text, "there is no such image") from None
+
+
+def names_for_people(name: str) -> str:
+    """The short form of a name of the store; other names as they are."""
+    try:
+        return reference.parse(name).familiar
+    except ImageError:
+        return name
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_platform(parser: argparse.ArgumentParser, every: bool = False) -> None:
+    group = parser.add_mutually_exclusive_group() if every else parser
+    text = "of an index, the image for os/architecture[/variant] (default: this machine's)"
+    group.add_argument("--platform", metavar="PLATFORM", help=text)
+    if every:
+        group.add_argument("--all", action="store_true", help="of an index, the images of all platforms")
+
+
+def platform(arguments: argparse.Namespace) -> Platform | None:
+    return platforms.parse(arguments.platform) if arguments.platform else None
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(dumps(value, "  ") + "\n")
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell and a gap; cells are made printable."""
+    lines = [header, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) + GAP for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        sys.stdout.write("".join(cells).rstrip() + "\n")
+
+
+def short(digest: str) -> str:
+    return digest.partition(":")[2][:SHORT]
+
+
+def size_text(size: int) -> str:
+    """1.2 MB, as docker writes sizes: powers of 1000."""
+    value, unit = float(size), 0
+    units = ("B", "kB", "MB", "GB", "TB")
+    while value >= 1000 and unit < len(units) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{size} B" if not unit else f"{value:.3g} {units[unit]}"
+
+
+class Progress:
+    """One line on stderr that counts the bytes of a copy; nothing where that is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._blobs = self._bytes = self._kept = 0
+
+    def __call__(self, descriptor: Descriptor, there: bool) -> None:
+        self._blobs += 1
+        self._bytes += 0 if there else descriptor["size"]
+        self._kept += there
+        if self._shown:
+            kept = f", {self._kept} there already" if self._kept else ""
+            sys.stderr.write(f"\r\033[K{self._blobs} blobs, {size_text(self._bytes)}{kept}")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._shown and self._blobs:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()

@@ -1,0 +1,51 @@
+"""copy: an image from one place to another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oci_image import transfer
+from oci_image.cli import common
+from oci_image.transports import open_sink
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="IMAGE")
+    parser.add_argument("target", metavar="TARGET", help="a place, or a name in the store")
+    common.add_platform(parser, every=True)
+    parser.add_argument(
+        "--preserve-digests",
+        action="store_true",
+        help="keep docker's media types in an image layout, where few other programs read them",
+    )
+    common.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    target = common.location(arguments, arguments.target)
+    source, top = common.find(arguments, arguments.source)
+    progress = common.Progress()
+    try:
+        sink = open_sink(target)
+        try:
+            options = transfer.Options(
+                common.platform(arguments), arguments.all, arguments.preserve_digests, progress
+            )
+            names = (target.name,) if target.name else ()
+            copied = transfer.copy(source, sink, top, names, options)
+            sink.commit()
+        finally:
+            sink.close()
+    finally:
+        progress.end()
+        source.close()
+    if arguments.json:
+        common.print_json(
+            {"target": str(target), "digest": copied["digest"], "mediaType": copied["mediaType"]}
+        )
+    else:
+        print(copied["digest"])
+    return 0

@@ -1,0 +1,60 @@
+"""gc: remove what no name leads to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from oci_image import gc
+from oci_image.bundle import used_chains
+from oci_image.cli import common
+from oci_image.cli.bundle_ import snapshots_path
+from oci_image.snapshots import DRIVERS, Snapshots, needed_chains
+from oci_image.transports import OCI, Location, open_source
+
+if TYPE_CHECKING:
+    import argparse
+
+    from oci_image.descriptor import Descriptor
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
+    common.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    with common.open_store(arguments) as store:
+        try:
+            done = gc.collect(store, wait=False, dry_run=arguments.dry_run)
+        except BlockingIOError:
+            sys.stderr.write("oci-image: waiting for an import that is running\n")
+            done = gc.collect(store, dry_run=arguments.dry_run)
+        images = [descriptor for _, descriptor in store.images()]
+    snapshots = 0 if arguments.dry_run else _collect_snapshots(arguments, images)
+    if arguments.json:
+        common.print_json({**done._asdict(), "snapshots": snapshots})
+        return 0
+    would = "would be removed" if arguments.dry_run else "removed"
+    layers = f", {snapshots} unpacked layers removed" if snapshots else ""
+    print(f"{done.blobs} blobs {would}, {common.size_text(done.bytes)}{layers}")
+    return 0
+
+
+def _collect_snapshots(arguments: argparse.Namespace, images: list[Descriptor]) -> int:
+    """Remove the unpacked layers that neither an image of the store nor a bundle needs."""
+    path = snapshots_path(arguments)
+    if not os.path.isdir(path):
+        return 0
+    source = open_source(Location(OCI, common.store_path(arguments)))
+    try:
+        needed = needed_chains(source, images)
+    finally:
+        source.close()
+    removed = 0
+    for driver in DRIVERS:
+        if os.path.isdir(f"{path}/{driver}"):
+            with Snapshots(path, driver) as snapshots:
+                removed += snapshots.collect(lambda: needed | used_chains(path))
+    return removed

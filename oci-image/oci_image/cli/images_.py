@@ -1,0 +1,88 @@
+"""images: what the store holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oci_image.cli import common
+from oci_image.descriptor import CONFIGS, INDEXES
+from oci_image.errors import ImageError
+from oci_image.platforms import of_document
+from oci_image.transfer import read_config, read_document
+from oci_image.transports import OCI, Location, open_source
+
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from oci_image.descriptor import Descriptor
+    from oci_image.transports import Source
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_json(parser)
+    parser.add_argument("-q", "--quiet", action="store_true", help="print digests alone")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    with common.open_store(arguments) as store:
+        entries = store.images()
+    source = open_source(Location(OCI, common.store_path(arguments)))
+    try:
+        rows = [_describe(source, name, descriptor) for name, descriptor in entries]
+    finally:
+        source.close()
+    rows.sort(key=lambda row: (row["name"] == "", row["name"]))
+    if arguments.json:
+        common.print_json(rows)
+    elif arguments.quiet:
+        for digest in dict.fromkeys(row["digest"] for row in rows):
+            print(digest)
+    else:
+        common.print_table(("NAME", "DIGEST", "PLATFORM", "CREATED", "SIZE"), map(_row, rows))
+    return 0
+
+
+def _describe(source: Source, name: str, descriptor: Descriptor) -> dict[str, Any]:
+    """size is that of all blobs, each counted once; an image that cannot be read says why."""
+    row: dict[str, Any] = {"name": name, "digest": descriptor["digest"], "mediaType": descriptor["mediaType"]}
+    blobs = {descriptor["digest"]: descriptor["size"]}
+    try:
+        row["platforms"], row["created"] = _look(source, descriptor, blobs)
+    except ImageError as error:
+        row |= {"platforms": [], "created": "", "error": str(error)}
+    row["size"] = sum(blobs.values())
+    return row
+
+
+def _look(source: Source, descriptor: Descriptor, blobs: dict[str, int]) -> tuple[list[str], str]:
+    _, document = read_document(source, descriptor)
+    if descriptor["mediaType"] in INDEXES:
+        platforms = []
+        created = ""
+        for child in document["manifests"]:
+            blobs[child["digest"]] = child["size"]
+            try:
+                found, when = _look(source, child, blobs)
+            except ImageError:
+                del blobs[child["digest"]]
+                continue  # an index may list images that were not copied
+            platforms += found
+            created = max(created, when)
+        return platforms, created
+    for blob in (document["config"], *document["layers"]):
+        blobs[blob["digest"]] = blob["size"]
+    if document["config"]["mediaType"] not in CONFIGS:
+        return [], ""
+    config = read_config(source, document)
+    return [str(of_document(config))], config.get("created") or ""
+
+
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    name = common.names_for_people(row["name"]) if row["name"] else "<none>"
+    platforms = row["platforms"]
+    shown = ", ".join(platforms[:2]) + (f" and {len(platforms) - 2} more" if len(platforms) > 2 else "")
+    if row.get("error"):
+        shown = "damaged: oci-image fsck"
+    created = row["created"].partition(".")[0].rstrip("Z").replace("T", " ")
+    return name, common.short(row["digest"]), shown, created, common.size_text(row["size"])

@@ -1,0 +1,60 @@
+"""load: all images of an archive into the store."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from oci_image import reference, transfer
+from oci_image.cli import common
+from oci_image.errors import ImageError
+from oci_image.transports import DOCKER_ARCHIVE, OCI, Location, open_sink, open_source
+
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+STDIN = "/dev/stdin"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", "--input", metavar="FILE", default="-", help="the archive (default: stdin)")
+    common.add_platform(parser, every=True)
+    common.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.input == "-" and sys.stdin.isatty():
+        raise ImageError("stdin", "is a terminal, not an archive: --input FILE")
+    path = STDIN if arguments.input == "-" else arguments.input
+    source = open_source(Location(DOCKER_ARCHIVE, path))  # reads OCI archives as well
+    progress = common.Progress()
+    options = transfer.Options(common.platform(arguments), arguments.all, progress=progress)
+    loaded: list[dict[str, Any]] = []
+    try:
+        sink = open_sink(Location(OCI, common.store_path(arguments)))
+        try:
+            for image in source.images():
+                names = tuple(_store_name(name, path) for name in image.names)
+                copied = transfer.copy(source, sink, image.descriptor, names, options)
+                loaded.append({"names": list(names), "digest": copied["digest"]})
+            sink.commit()
+        finally:
+            sink.close()
+    finally:
+        progress.end()
+        source.close()
+    if arguments.json:
+        common.print_json(loaded)
+        return 0
+    for one in loaded:
+        for name in one["names"] or [one["digest"]]:
+            print(f"loaded: {common.names_for_people(str(name))}")
+    return 0
+
+
+def _store_name(name: str, path: str) -> str:
+    try:
+        return str(reference.parse(name).with_default_tag())
+    except ImageError as error:
+        raise ImageError(path, f"the name of an image: {error}") from None

@@ -1,0 +1,242 @@
+"""The root file system of an image as one tar stream, without unpacking it or being root.
+
+The layers are read twice: first their entries are merged into a tree, then what is left of each
+is written. A parent that is a symlink is followed within the root, as unpacking does. Directories
+come first, so that their modes hold from the start (GNU tar gives them their times with
+--delay-directory-restore).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oci_image import tarwrite
+from oci_image.errors import ImageError
+from oci_image.layer import ADD, CLEAR, Layer, show
+from oci_image.tarstream import DIRECTORY, FILE, HARDLINK, SYMLINK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from oci_image.layer import Change
+    from oci_image.tarstream import Entry
+
+    Opener = Callable[[], Layer]
+
+MAX_LINKS = 40  # symlinks in one path, as in the kernel
+
+
+class _Inode:
+    """What one entry made; names of it beyond the first are hardlinks."""
+
+    __slots__ = ("entry", "key", "name")
+
+    def __init__(self, entry: Entry, key: tuple[int, int]) -> None:
+        self.entry = entry
+        self.key = key  # layer and number of the entry
+        self.name = b""
+
+
+class _Node:
+    """A name in the tree. layer is the one that made or last changed it."""
+
+    __slots__ = ("children", "inode", "layer")
+
+    def __init__(self, inode: _Inode | None, layer: int) -> None:
+        self.inode = inode  # None: a parent that no layer has an entry for
+        self.layer = layer
+        self.children: dict[bytes, _Node] = {}
+
+    @property
+    def is_directory(self) -> bool:
+        return self.inode is None or self.inode.entry.kind == DIRECTORY
+
+
+def flatten(layers: list[Opener], write: Callable[[bytes], object], where: str) -> None:
+    """Write the merged tree of layers, lowest first, as a tar stream."""
+    root = _Node(None, 0)
+    for number, open_layer in enumerate(layers):
+        with open_layer() as layer:
+            for i, change in enumerate(layer.changes()):
+                _apply(root, change, number, i, where)
+    files: dict[tuple[int, int], _Inode] = {}
+    others: list[tuple[bytes, _Inode]] = []
+    for path, node in _walk(root):
+        inode = node.inode
+        if inode is None or inode.entry.kind == DIRECTORY:
+            _write_entry(write, path + b"/" if path else b"./", inode)
+        elif not inode.name and inode.entry.kind == FILE:
+            inode.name = path
+            files[inode.key] = inode
+        else:
+            others.append((path, inode))
+    for number, open_layer in enumerate(layers):
+        if any(key[0] == number for key in files):
+            with open_layer() as layer:
+                for i, _ in enumerate(layer.changes()):
+                    if wanted := files.get((number, i)):
+                        _write_file(write, wanted, layer)
+    for path, inode in others:
+        if inode.name:
+            write(tarwrite.header(path, kind=HARDLINK, linkname=inode.name, mode=inode.entry.mode))
+        else:
+            inode.name = path
+            _write_entry(write, path, inode)
+    write(tarwrite.END)
+
+
+def _apply(root: _Node, change: Change, number: int, i: int, where: str) -> None:
+    parent_path, _, name = change.path.rpartition(b"/")
+    if change.what != ADD:
+        _hide(root, change, number, where)
+        return
+    inode = _Inode(change.entry, (number, i))
+    if not change.path:
+        root.inode, root.layer = inode, number
+        return
+    parent = _make_parents(root, parent_path, number, where)
+    if change.entry.kind == HARDLINK:
+        target = _find(root, change.target, where, follow=False)
+        if target is None or target.inode is None or target.is_directory:
+            raise ImageError(
+                where, f"{show(change.path)}: is a hardlink to {show(change.target)}, which is no file"
+            )
+        inode = target.inode
+    there = parent.children.get(name)
+    node = _Node(inode, number)
+    if there is not None and there.is_directory and node.is_directory:
+        node.children = there.children
+    parent.children[name] = node
+
+
+def _hide(root: _Node, change: Change, number: int, where: str) -> None:
+    """A whiteout; as in unpacking, not through a symlink."""
+    parent = root
+    directory = change.path if change.what == CLEAR else change.path.rpartition(b"/")[0]
+    for part in directory.split(b"/") if directory else ():
+        if part not in parent.children:
+            return
+        parent = parent.children[part]
+        if parent.inode and parent.inode.entry.kind == SYMLINK:
+            raise ImageError(where, f"{show(change.path)}: is hidden through a symlink")
+    if change.what == CLEAR:
+        _remove_lower(parent, number)
+        return
+    name = change.path.rpartition(b"/")[2]
+    node = parent.children.get(name)
+    if node is not None and not _remove_lower(node, number):
+        del parent.children[name]
+
+
+def _remove_lower(top: _Node, number: int) -> bool:
+    """Take away what lower layers put below top; is anything of this one left, top included?"""
+    stack = [top]
+    order = []
+    while stack:
+        node = stack.pop()
+        order.append(node)
+        stack += node.children.values()
+    for node in reversed(order):
+        for name, child in list(node.children.items()):
+            if child.layer != number and not child.children:
+                del node.children[name]
+    return bool(top.children) or top.layer == number
+
+
+def _find(root: _Node, path: bytes, where: str, follow: bool) -> _Node | None:
+    """The node at path; symlinks before the last component (with follow: also there) are followed."""
+    parts = path.split(b"/")[::-1] if path else []
+    trail = [root]
+    links = 0
+    while parts:
+        part = parts.pop()
+        if part in (b"", b"."):
+            continue
+        if part == b"..":
+            if len(trail) > 1:
+                trail.pop()
+            continue
+        node = trail[-1].children.get(part)
+        if node is None:
+            return None
+        if node.inode and node.inode.entry.kind == SYMLINK and (parts or follow):
+            links += 1
+            if links > MAX_LINKS:
+                raise ImageError(where, f"{show(path)}: too many symlinks")
+            link = node.inode.entry.linkname
+            if link.startswith(b"/"):
+                del trail[1:]
+            parts += link.split(b"/")[::-1]
+            continue
+        trail.append(node)
+    return trail[-1]
+
+
+def _make_parents(root: _Node, path: bytes, number: int, where: str) -> _Node:
+    node = _find(root, path, where, follow=True)
+    if node is None:
+        parent_path, _, name = path.rpartition(b"/")
+        parent = _make_parents(root, parent_path, number, where)
+        if name in parent.children:
+            raise ImageError(where, f"{show(path)}: is a symlink that leads nowhere")
+        node = parent.children[name] = _Node(None, number)
+    if not node.is_directory:
+        raise ImageError(where, f"{show(path)}: is not a directory")
+    return node
+
+
+def _walk(root: _Node) -> Iterator[tuple[bytes, _Node]]:
+    """(path, node), parents first, sorted."""
+    stack = [(b"", root)]
+    while stack:
+        path, node = stack.pop()
+        yield path, node
+        for name in sorted(node.children, reverse=True):
+            stack.append((path + b"/" + name if path else name, node.children[name]))
+
+
+def _fields(entry: Entry) -> dict[str, object]:
+    names = ("kind", "mode", "uid", "gid", "mtime", "linkname", "major", "minor", "xattrs")
+    return {name: getattr(entry, name) for name in names}
+
+
+def _write_entry(write: Callable[[bytes], object], path: bytes, inode: _Inode | None) -> None:
+    if inode is None:
+        write(tarwrite.header(path, kind=DIRECTORY, mode=0o755))
+    else:
+        write(tarwrite.header(path, **_fields(inode.entry)))  # type: ignore[arg-type]
+
+
+def _write_file(write: Callable[[bytes], object], inode: _Inode, layer: Layer) -> None:
+    entry = inode.entry
+    write(tarwrite.header(inode.name, entry.size, **_fields(entry)))  # type: ignore[arg-type]
+    if entry.sparse is None:
+        for piece in layer.data():
+            write(piece)  # type: ignore[arg-type]
+    else:
+        _write_holes(write, entry, layer)
+    write(tarwrite.padding(entry.size))
+
+
+def _write_holes(write: Callable[[bytes], object], entry: Entry, layer: Layer) -> None:
+    """Content of a sparse file with its holes written out."""
+    zeros = bytes(1 << 20)
+    pieces = layer.data()
+    rest = memoryview(b"")
+    at = 0
+
+    def hole(until: int) -> None:
+        for begin in range(at, until, len(zeros)):
+            write(zeros[: min(len(zeros), until - begin)])
+
+    for offset, length in entry.sparse or ():
+        hole(offset)
+        missing = length
+        while missing:
+            rest = rest or next(pieces)
+            write(rest[:missing])  # type: ignore[arg-type]
+            taken = min(missing, len(rest))
+            rest = rest[taken:]
+            missing -= taken
+        at = offset + length
+    hole(entry.size)

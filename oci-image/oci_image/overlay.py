@@ -1,0 +1,99 @@
+"""Overlay mounts as detached mount fds: they are gone with the process, whatever ends it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from oci_image.errors import ImageError
+from ocirt import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_STRING = 255  # bytes that fsconfig(2) takes
+MAX_PAGE = 4095  # bytes that mount(2) takes
+# Layers must mean the same to every kernel and every other program that mounts them.
+_PLAIN = (("redirect_dir", "off"), ("index", "off"), ("metacopy", "off"))
+MOUNT_POINT = "merged"
+
+
+def mount(lower: Sequence[str], upper: str, work: str) -> int:
+    """O_PATH fd of a detached overlay; the caller closes it, or moves it into place (attach).
+
+    lower are directories, lowest first; upper and work lie in one file system. Raises ImageError.
+    """
+    try:
+        return _by_fsopen(lower, upper, work)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise ImageError(f"overlay on {upper}", os.strerror(error.errno or 0)) from None
+    try:
+        return _by_mount(lower, upper, work)
+    except OSError as error:
+        raise ImageError(f"overlay on {upper}", os.strerror(error.errno or 0)) from None
+
+
+def _by_fsopen(lower: Sequence[str], upper: str, work: str) -> int:
+    """One layer at a time, without a limit of their number: Linux 6.5, EINVAL before."""
+    fds: list[int] = []
+    context = kernel.fsopen("overlay")
+    try:
+        kernel.fsconfig(context, kernel.FSCONFIG_SET_STRING, "source", "overlay")
+        for path in reversed(lower):
+            kernel.fsconfig(context, kernel.FSCONFIG_SET_STRING, "lowerdir+", _short(path, fds))
+        for key, value in (("upperdir", _short(upper, fds)), ("workdir", _short(work, fds)), *_PLAIN):
+            kernel.fsconfig(context, kernel.FSCONFIG_SET_STRING, key, value)
+        kernel.fsconfig(context, kernel.FSCONFIG_CMD_CREATE)
+        return kernel.fsmount(context, 0, kernel.MOUNT_ATTR_NODEV)
+    finally:
+        os.close(context)
+        _close(fds)
+
+
+def _short(path: str, fds: list[int]) -> str:
+    """path, or a short name of it that holds as long as fds are open."""
+    if len(os.fsencode(path)) <= MAX_STRING:
+        return path
+    fds.append(os.open(path, kernel.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    return f"/proc/self/fd/{fds[-1]}"
+
+
+def _by_mount(lower: Sequence[str], upper: str, work: str) -> int:
+    """mount(2) takes one page of options: directories are named by their fds. Then it is detached."""
+    fds = [os.open(path, kernel.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in (*lower, upper, work)]
+    target = f"{os.path.dirname(upper)}/{MOUNT_POINT}"
+    try:
+        names = [f"/proc/self/fd/{fd}" for fd in fds]
+        options = f"lowerdir={':'.join(reversed(names[:-2]))},upperdir={names[-2]},workdir={names[-1]}"
+        options += "".join(f",{key}={value}" for key, value in _PLAIN)
+        if len(options) > MAX_PAGE:
+            raise ImageError(upper, f"{len(lower)} layers are too many for an overlay before Linux 6.5")
+        os.mkdir(target)
+        try:
+            kernel.mount("overlay", target, "overlay", kernel.MS_NODEV, options)
+            try:
+                return kernel.open_tree(kernel.AT_FDCWD, target, kernel.OPEN_TREE_CLONE)
+            finally:
+                kernel.umount2(target, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
+        finally:
+            os.rmdir(target)
+    finally:
+        _close(fds)
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def attach(mount_fd: int, directory_fd: int) -> None:
+    """Put a detached mount onto a directory."""
+    flags = kernel.MOVE_MOUNT_F_EMPTY_PATH | kernel.MOVE_MOUNT_T_EMPTY_PATH
+    kernel.move_mount(mount_fd, b"", directory_fd, b"", flags)
+
+
+def detach(path: str) -> None:
+    """Unmount what is mounted on path. Raises OSError: EBUSY while it is used, EINVAL if nothing is."""
+    kernel.umount2(path, kernel.UMOUNT_NOFOLLOW)

@@ -1,0 +1,410 @@
+"""Images become bundles, bundles run: overlay, vfs and copies, beside each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_image import bundle, overlay
+from oci_image.conversion import Overrides
+from oci_image.copytree import copy_tree
+from oci_image.errors import ImageError
+from oci_image.snapshots import Snapshots, chain_ids
+from oci_image.transports import Location, open_source
+from tests.lib.images import digest, make_image, member, tar_of, unpack
+from tests.lib.runtime import Runtime
+from tests.lib.trees import describe, differences
+from tests.security.conftest import describe as describe_host
+from tests.security.conftest import way_out
+from tests.system.test_oci_image_cli import PROGRAM, Command
+
+pytestmark = pytest.mark.root
+DIR, LINK, HARD = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+APPLETS = "sh id cat ls touch env"
+BASE = tar_of(
+    member("./", DIR, mode=0o751, mtime=1_600_000_000),
+    member("bin", DIR),
+    (member("bin/busybox", mode=0o755), Path("/bin/busybox").read_bytes()),
+    *[member(f"bin/{name}", LINK, linkname="busybox") for name in APPLETS.split()],
+    ("etc/passwd", "root:x:0:0::/:/bin/sh\nweb:x:33:33::/:/bin/sh\n"),
+    ("etc/group", "root:x:0:\nwww:x:33:\n"),
+    (member("data/seed", uid=33), b"seeded"),
+)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Path]:
+    """A directory in which bundles are made; what is left of them is unmounted."""
+    yield tmp_path
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if str(tmp_path) in (point := line.split()[4]):
+            subprocess.run(["umount", point], check=True)
+
+
+@pytest.fixture
+def oci(work: Path) -> Command:
+    return Command(work / "root")
+
+
+class Maker:
+    """Bundles of images in a layout, made in-process."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+
+    def __call__(self, name: str, target: str, driver: str = "overlay", **overrides: Any) -> Path:
+        source = open_source(Location("oci", f"{self.work}/l"))
+        snapshots = None if driver == "copy" else Snapshots(f"{self.work}/s", driver)
+        try:
+            options = Overrides(**{"args": ["/bin/sh"], **overrides})
+            bundle.make(source, source.find(name), f"{self.work}/{target}", options, snapshots=snapshots)
+        finally:
+            if snapshots:
+                snapshots.close()
+            source.close()
+        return self.work / target
+
+    def snapshots(self, driver: str = "overlay") -> list[str]:
+        return sorted(os.listdir(self.work / "s" / driver))
+
+
+@pytest.fixture
+def make(work: Path) -> Maker:
+    return Maker(work)
+
+
+LAYERS = [
+    BASE,
+    tar_of(
+        member("usr/bin", DIR),
+        member("lib", LINK, linkname="usr/lib"),
+        member("usr/lib", DIR, mode=0o700, mtime=5),
+        ("usr/lib/a", "a"),
+        ("usr/lib/b", "b"),
+        member("gone", DIR),
+        ("gone/x", ""),
+        member("full", DIR, mtime=7),
+        ("full/one", "1"),
+        ("full/two", "2"),
+    ),
+    tar_of(
+        ("lib/c", "through the link"),
+        member("hard", HARD, linkname="usr/lib/a"),
+        (".wh.gone", ""),
+        ("full/.wh..wh..opq", ""),
+        ("full/three", "3"),
+        ("usr/lib/.wh.b", ""),
+        member("bin/busybox2", HARD, linkname="bin/busybox"),
+    ),
+    tar_of(
+        ("full", "a file now"),
+        member("usr/bin", LINK, linkname="../bin"),
+        member("hard2", HARD, linkname="hard"),
+    ),
+]
+
+
+@pytest.mark.parametrize("driver", ["overlay", "vfs", "copy"])
+def test_all_drivers_show_the_same_tree(work: Path, make: Maker, driver: str) -> None:
+    """Parents that are links in lower layers, hardlinks to lower files, whiteouts, replacements."""
+    make_image(work / "l", "n", *LAYERS)
+    unpack(work / "l", "n", work / "plain")
+    made = make("n", "b", driver)
+    implicit = {"etc", "data", "usr"}  # no layer has an entry: their time is that of unpacking
+    plain, seen = (
+        {path: entry for path, entry in describe(root).items() if path not in implicit}
+        for root in (work / "plain", made / "rootfs")
+    )
+    if driver == "overlay":  # a file of a lower layer and its new name in an upper one
+        for tree in (plain, seen):
+            for path in ("hard", "hard2", "usr/lib/a", "bin/busybox", "bin/busybox2"):
+                del tree[path]["same as"]
+    assert differences(plain, seen) == []
+    bundle.remove(str(made))
+    assert not made.exists()
+
+
+def mounts_below(path: Path) -> list[str]:
+    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(path) in line]
+
+
+@pytest.mark.parametrize("way", ["fsopen", "mount"])
+def test_many_layers_make_one_root(
+    work: Path, make: Maker, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ways before and since Linux 6.5 alike; more layers than 255 bytes of options would name."""
+    if way == "mount":
+
+        def fails(*_: object) -> int:
+            raise OSError(22, "as before Linux 6.5")
+
+        monkeypatch.setattr(overlay, "_by_fsopen", fails)
+    make_image(work / "l", "n", *(tar_of((f"f{i}", str(i)), ("same", str(i))) for i in range(40)))
+    made = make("n", "b")
+    assert (made / "rootfs/same").read_text() == "39"
+    assert (made / "rootfs/f0").read_text() == "0"
+    assert len(make.snapshots()) == 40
+    bundle.remove(str(made))
+
+
+def test_bundles_share_layers_and_keep_their_changes_apart(work: Path, make: Maker) -> None:
+    make_image(work / "l", "one", BASE, tar_of(("x", "1")))
+    make_image(work / "l", "two", BASE, tar_of(("x", "2")))
+    first, second, third = make("one", "1"), make("one", "2"), make("two", "3")
+    assert len(make.snapshots()) == 3
+    (first / "rootfs/new").write_text("of the first")
+    (first / "rootfs/etc/passwd").write_text("changed")
+    assert not (second / "rootfs/new").exists()
+    assert "web" in (second / "rootfs/etc/passwd").read_text()
+    assert sorted(os.listdir(first / "upper")) == ["etc", "new"]
+    assert (third / "rootfs/x").read_text() == "2"
+    assert stat.S_IMODE((first / "rootfs").stat().st_mode) == 0o751
+    for made in (first, second, third):
+        bundle.remove(str(made))
+    assert mounts_below(work) == []
+
+
+def test_gc_keeps_layers_that_images_or_bundles_need(work: Path, oci: Command) -> None:
+    (work / "base.tar").write_bytes(BASE)
+    oci("import", work / "base.tar", "app", "--cmd", '["/bin/id"]')
+    oci("bundle", "app", work / "b")
+    oci("bundle", "app", work / "gone")
+    oci("rm", "app")
+    assert oci.json("gc")["snapshots"] == 0
+    subprocess.run(["umount", work / "gone/rootfs"], check=True)
+    subprocess.run(["rm", "-r", work / "gone"], check=True)
+    assert (work / "b/rootfs/bin/busybox").exists()
+    (work / "root/snapshots/overlay/.left-by-the-dead").mkdir()
+    oci("unbundle", work / "b")
+    assert oci.json("gc")["snapshots"] == 1
+    assert os.listdir(work / "root/snapshots/overlay") == []
+    assert os.listdir(work / "root/snapshots/bundles") == []
+
+
+@pytest.mark.parametrize("how", [[], ["--driver", "vfs"], ["--copy"]], ids=["overlay", "vfs", "copy"])
+def test_ocirt_runs_a_bundle(work: Path, oci: Command, runtime: Runtime, how: list[str]) -> None:
+    (work / "base.tar").write_bytes(BASE)
+    script = "id; cat /data/seed; touch /data/new; env; touch /root-is-writable && echo yes"
+    words = ["--user", "web", "--env", "A=b", "--workdir", "/data", "--entrypoint", '["/bin/sh", "-c"]']
+    oci("import", work / "base.tar", "app", *words, "--cmd", json.dumps([script]))
+    oci("bundle", "app", work / "b", *how)
+    done = runtime("run", "--bundle", work / "b", runtime.new_id())
+    assert done.returncode == 1  # web may write neither
+    assert "uid=33(web) gid=33(www)" in done.stdout
+    assert "A=b\n" in done.stdout
+    oci("unbundle", work / "b")
+    oci("bundle", "app", work / "b", *how, "--user", "0", "--", script)
+    done = runtime("run", "--bundle", work / "b", runtime.new_id())
+    assert done.stdout.splitlines()[:1] == ["uid=0(root) gid=0(root)"]
+    assert done.stdout.endswith("yes\n")
+    oci("unbundle", work / "b")
+
+
+def test_volumes_are_directories_of_the_bundle_with_what_the_image_has(
+    work: Path, make: Maker, runtime: Runtime
+) -> None:
+    make_image(work / "l", "n", BASE, config={"Volumes": {"/data": {}, "empty/one": {}}})
+    made = make("n", "b", args=["/bin/sh", "-c", "cat /data/seed; touch /data/new /empty/one/file"])
+    done = runtime("run", "--bundle", made, runtime.new_id())
+    assert (done.returncode, done.stdout) == (0, "seeded")
+    assert sorted(os.listdir(made / "volumes/0")) == ["new", "seed"]
+    assert os.listdir(made / "volumes/1") == ["file"]
+    assert (made / "volumes/0/seed").stat().st_uid == 33
+    assert os.listdir(made / "rootfs/data") == ["seed"]
+    bundle.remove(str(made))
+
+
+def test_a_second_bundle_of_an_unpacked_image_is_fast(work: Path, make: Maker) -> None:
+    make_image(work / "l", "n", *LAYERS)
+    bundle.remove(str(make("n", "b")))
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        made = make("n", "b")
+        times.append(time.perf_counter() - begin)
+        bundle.remove(str(made))
+    assert min(times) < 0.03
+
+
+@pytest.mark.parametrize("driver", ["overlay", "vfs", "copy"])
+def test_a_bundle_that_fails_leaves_nothing(work: Path, make: Maker, driver: str) -> None:
+    make_image(work / "l", "n", BASE, config={"User": "nobody"})
+    with pytest.raises(ImageError, match="has no user 'nobody'"):
+        make("n", "b", driver)
+    assert sorted(set(os.listdir(work)) - {"s"}) == ["l"]
+    if driver != "copy":
+        assert os.listdir(work / "s/bundles") == []
+        assert make.snapshots(driver) == [chain_ids([digest(BASE)])[0]]
+    assert mounts_below(work) == []
+
+
+def test_a_layer_that_fails_leaves_no_snapshot(work: Path, make: Maker) -> None:
+    make_image(work / "l", "n", BASE, tar_of(("a", ""), ("a/b", "")))
+    with pytest.raises(ImageError, match="is not a directory"):
+        make("n", "b")
+    assert make.snapshots() == [chain_ids([digest(BASE)])[0]]
+    assert os.listdir(work / "s/overlay" / make.snapshots()[0]) == ["fs"]
+
+
+def test_kill_9_while_a_bundle_is_made_leaves_no_mount(work: Path, oci: Command) -> None:
+    make_image(work / "l", "n", *LAYERS)
+    for call in ("symlinkat", "mkdirat", "linkat", "renameat", "move_mount"):
+        for count in (1, 3):
+            inject = f"inject={call}:signal=SIGKILL:when={count}"
+            trace = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject]
+            words = [*trace, *oci.words, "bundle", f"oci:{work}/l:n", work / "b", "--", "/bin/sh"]
+            done = subprocess.run([str(word) for word in words], capture_output=True, timeout=60)
+            mounted = [
+                line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(work) in line
+            ]
+            if done.returncode == 0 or call == "move_mount":
+                if (work / "b").exists():
+                    oci("unbundle", work / "b")
+            else:
+                assert mounted == []
+                assert not (work / "b").exists()
+    oci("bundle", f"oci:{work}/l:n", work / "b", "--", "/bin/sh")
+    oci("unbundle", work / "b")
+    oci("gc")
+    assert os.listdir(work / "root/snapshots/overlay") == []
+
+
+def test_only_bundles_of_ours_are_removed(work: Path, oci: Command) -> None:
+    (work / "mine").mkdir()
+    (work / "mine/file").touch()
+    assert "is not a bundle that oci-image made" in oci.fails("unbundle", work / "mine")
+    assert (work / "mine/file").exists()
+
+
+def test_a_copied_tree_is_the_same(work: Path) -> None:
+    (work / "one").mkdir()
+    (work / "two").mkdir()
+    make_image(
+        work / "l",
+        "n",
+        *LAYERS,
+        tar_of(member("p", tarfile.FIFOTYPE, mode=0o611), member("s", LINK, linkname="x", uid=4)),
+    )
+    unpack(work / "l", "n", work / "one")
+    os.setxattr(work / "one/usr/lib/a", "user.note", b"x")
+    with (work / "one/sparse").open("wb") as file:
+        file.truncate(50_000_000)
+        file.seek(20_000_000)
+        file.write(b"x")
+    fds = [os.open(work / name, os.O_RDONLY | os.O_DIRECTORY) for name in ("one", "two")]
+    copy_tree(*fds)
+    for fd in fds:
+        os.close(fd)
+    assert differences(describe(work / "one"), describe(work / "two")) == []
+    assert (work / "two/sparse").stat().st_blocks < 1000
+
+
+# Security rows that concern bundles
+
+
+@pytest.mark.parametrize(
+    "user", ["2147483648", "4294967296", "4294967295", "18446744073709551616", "-1", "1:", ":1"]
+)
+def test_a_large_uid_becomes_no_other_user(work: Path, make: Maker, user: str) -> None:
+    """CVE-2024-40635, CVE-2026-46680: with such names in passwd, which stand for root."""
+    passwd = "".join(
+        f"{name}:x:0:0::/:/bin/sh\n" for name in ("2147483648", "4294967296", "4294967295", "-1")
+    )
+    make_image(work / "l", "n", BASE, tar_of(("etc/passwd", passwd)), config={"User": user})
+    if user in ("2147483648", "-1"):  # exact: an id that Linux has; a name that the image has
+        made = make("n", "b", "copy")
+        uid = json.loads((made / "config.json").read_text())["process"]["user"]["uid"]
+        assert uid == (0 if user == "-1" else 2147483648)
+    else:
+        with pytest.raises(ImageError, match=r"config\.User"):
+            make("n", "b", "copy")
+
+
+@pytest.mark.parametrize("kind", ["huge", "fifo", "device", "directory", "link out", "loop"])
+@pytest.mark.parametrize("name", ["passwd", "group"])
+def test_passwd_and_group_of_an_image_are_read_with_care(
+    work: Path, make: Maker, kind: str, name: str
+) -> None:
+    """CVE-2026-47262, CVE-2024-9676: neither endless nor blocking nor the host's."""
+    path = f"etc/{name}"
+    made: dict[str, Any] = {
+        "huge": (member(path, pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 30)}), b"x"),
+        "fifo": member(path, tarfile.FIFOTYPE),
+        "device": member(path, tarfile.CHRTYPE, devmajor=1, devminor=5),  # /dev/zero
+        "directory": member(path, DIR),
+        "link out": member(path, LINK, linkname=f"/../../../etc/{name}"),
+        "loop": member(path, LINK, linkname=name),
+    }
+    make_image(work / "l", "n", BASE, tar_of(made[kind]), config={"User": "web:www"})
+    begin = time.monotonic()
+    with pytest.raises(ImageError, match=r"config\.User"):
+        make("n", "b", "copy")
+    assert time.monotonic() - begin < 10
+
+
+def test_a_volume_over_a_symlink_does_not_read_the_host(work: Path, make: Maker) -> None:
+    """CVE-2022-23648"""
+    host = work / "host"
+    host.mkdir()
+    (host / "secret").write_text("of the host")
+    before = describe_host(host)
+    links = [member("v", LINK, linkname=str(host)), member("w", LINK, linkname=way_out(host))]
+    paths = ("/v", "/w", f"/../../../..{host}", f"/proc/self/root{host}")
+    volumes: dict[str, Any] = {path: {} for path in paths}
+    make_image(work / "l", "n", BASE, tar_of(*links), config={"Volumes": volumes})
+    for driver in ("overlay", "copy"):
+        made = make("n", f"b-{driver}", driver)
+        assert [os.listdir(made / f"volumes/{i}") for i in range(4)] == [[]] * 4
+        bundle.remove(str(made))
+    assert describe_host(host) == before
+
+
+def test_reserved_labels_do_nothing(work: Path, oci: Command) -> None:
+    """CVE-2026-53488"""
+    reserved = ("org.systemd.property.ExecStart", "run.oci.keep_original_groups", "io.podman.annotations.x")
+    labels = {**dict.fromkeys(reserved, "1"), "mine": "kept"}
+    make_image(work / "l", "n", BASE, config={"Cmd": ["/bin/sh"], "Labels": labels})
+    done = oci("bundle", f"oci:{work}/l:n", work / "b", "--copy")
+    annotations = json.loads((work / "b/config.json").read_text())["annotations"]
+    assert annotations["mine"] == "kept"
+    assert not set(reserved) & set(annotations)
+    assert done.stderr.count("is reserved") == 3
+
+
+def test_a_user_without_root_bundles_and_runs(work: Path, ocirt: Path) -> None:
+    """Everything belongs to the one user, who is root in the container."""
+    home = work / "home"
+    home.mkdir()
+    (home / "base.tar").write_bytes(BASE)
+    os.chown(home, 54321, 54321)
+    for parent in (work, *work.parents[:-2]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    script = f"""
+        set -e
+        cd {home}
+        export HOME={home} XDG_RUNTIME_DIR={home}
+        oci() {{ {PROGRAM} --root {home}/images "$@"; }}
+        oci import base.tar app --cmd '["/bin/sh", "-c", "id; cat /data/seed"]'
+        oci bundle app b 2>told
+        {ocirt} --root {home}/state run --bundle b c
+        oci bundle app other --user web 2>&1 || true
+        oci unbundle b
+    """
+    words = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "sh", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "uid=0(root) gid=0(root)" in done.stdout
+    assert "seeded" in done.stdout
+    assert "33:33 is not mapped: without root, the user 0:0 alone is" in done.stdout
+    assert (home / "told").read_text() == ""
+    assert not (home / "b").exists()
+    assert not (home / "other").exists()

@@ -1,0 +1,238 @@
+"""The command oci-image as users call it, beside skopeo, podman and tar."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lib.images import make_image, make_index, member, tar_of
+
+PROGRAM = os.environ.get("OCI_IMAGE") or str(Path(sys.executable).parent / "oci-image")
+LAYER = tar_of(member("bin", tarfile.DIRTYPE), ("bin/tool", "#!/bin/sh\n"), ("etc/motd", "hello\n"))
+
+
+class Command:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.words = (PROGRAM, "--root", root)
+
+    def __call__(
+        self, *words: object, check: bool = True, **options: Any
+    ) -> subprocess.CompletedProcess[Any]:
+        arguments = {"capture_output": True, "text": True, "timeout": 120, **options}
+        done = subprocess.run([*map(str, (*self.words, *words))], **arguments)
+        if check:
+            assert done.returncode == 0, done.stderr
+        return done
+
+    def json(self, *words: object) -> Any:
+        return json.loads(self(*words, "--json").stdout)
+
+    def fails(self, *words: object, **options: Any) -> str:
+        """stderr of a call that fails: one line, without a traceback."""
+        done = self(*words, check=False, **options)
+        assert done.returncode == 1, done.stdout
+        (line,) = done.stderr.splitlines()
+        return str(line)
+
+
+@pytest.fixture
+def oci(tmp_path: Path) -> Command:
+    return Command(tmp_path / "root")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    (tmp_path / "rootfs.tar").write_bytes(LAYER)
+    return tmp_path / "rootfs.tar"
+
+
+def succeed(*words: object) -> str:
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def podman_of(tmp_path: Path) -> Iterator[list[object]]:
+    """podman with a storage of its own, which is empty again afterwards."""
+    runroot = tempfile.mkdtemp(prefix="ocirt-test-")  # at most 50 characters
+    words = ["podman", "--root", tmp_path / "p", "--runroot", runroot, "--storage-driver", "vfs"]
+    try:
+        yield words
+    finally:
+        succeed(*words, "rmi", "--all", "--force")
+        shutil.rmtree(runroot)
+
+
+def test_a_store_is_used_from_import_to_gc(oci: Command, archive: Path, tmp_path: Path) -> None:
+    digest = oci("import", archive, "app:1", "--cmd", '["/bin/tool"]', "--env", "A=b").stdout.strip()
+    oci("tag", "app:1", "app:2", "registry.example/app")
+    rows = oci.json("images")
+    assert [row["name"] for row in rows] == [
+        "docker.io/library/app:1",
+        "docker.io/library/app:2",
+        "registry.example/app:latest",
+    ]
+    assert {row["digest"] for row in rows} == {digest}
+    table = oci("images").stdout.splitlines()
+    assert table[0].split() == ["NAME", "DIGEST", "PLATFORM", "CREATED", "SIZE"]
+    assert [line.split()[0] for line in table[1:]] == ["app:1", "app:2", "registry.example/app:latest"]
+    seen = oci.json("inspect", "app:2")
+    assert seen["config"]["config"] == {"Cmd": ["/bin/tool"], "Env": ["A=b"]}
+    assert "/bin/tool" in oci("inspect", digest[7:19]).stdout
+    oci("rm", "app:1", "app:2")
+    assert oci.json("gc")["blobs"] == 0
+    oci("rm", digest)
+    assert oci.json("images") == []
+    assert oci.json("gc")["blobs"] == 3
+    assert oci("fsck").stdout == "nothing is wrong\n"
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+def test_import_and_export_are_inverse(oci: Command, archive: Path, compression: str) -> None:
+    oci("import", archive, "app", "--compression", compression)
+    out = oci("export", "app", text=False).stdout
+    with tarfile.open(fileobj=io.BytesIO(out)) as new, tarfile.open(archive) as old:
+        kept = {
+            info.name: (info.mode, info.mtime, info.size) for info in new if info.name not in (".", "etc")
+        }
+        assert kept == {info.name: (info.mode, info.mtime, info.size) for info in old}
+
+
+def test_a_compressed_tar_file_stays_the_layer_as_it_is(oci: Command, archive: Path) -> None:
+    subprocess.run(["zstd", "-q", archive], check=True)
+    oci("import", f"{archive}.zst", "app")
+    layer = oci.json("inspect", "app")["manifest"]["layers"][0]
+    assert layer["mediaType"].endswith("+zstd")
+    assert layer["size"] == Path(f"{archive}.zst").stat().st_size
+
+
+def test_import_is_reproducible(oci: Command, archive: Path) -> None:
+    env = {**os.environ, "SOURCE_DATE_EPOCH": "1000000000"}
+    first = oci("import", archive, "a", env=env).stdout
+    assert oci("import", "-", "b", env=env, stdin=archive.open("rb")).stdout == first
+    assert oci.json("inspect", "a")["config"]["created"] == "2001-09-09T01:46:40Z"
+
+
+def test_import_refuses_what_is_no_tar_file_and_leaves_nothing(oci: Command, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"x" * 10000)
+    assert "this is not a tar stream" in oci.fails("import", tmp_path / "x", "app")
+    assert oci.json("images") == []
+    assert oci.json("gc") == {"blobs": 0, "bytes": 0, "temporary": 0}
+
+
+def test_podman_and_skopeo_read_what_save_writes(oci: Command, archive: Path, tmp_path: Path) -> None:
+    digest = oci("import", archive, "app:1", "--label", "a=b").stdout.strip()
+    oci("save", "app:1", "--output", tmp_path / "docker.tar")
+    oci("save", "app:1", "--format", "oci", "--output", tmp_path / "oci.tar")
+    seen = json.loads(succeed("skopeo", "inspect", f"oci-archive:{tmp_path}/oci.tar"))
+    assert (seen["Digest"], seen["Labels"]) == (digest, {"a": "b"})
+    with podman_of(tmp_path) as podman:
+        assert "docker.io/library/app:1" in succeed(
+            *podman, "load", "--quiet", "--input", tmp_path / "docker.tar"
+        )
+        config = oci.json("inspect", "app:1")["manifest"]["config"]["digest"]
+        assert succeed(*podman, "images", "--no-trunc", "--quiet").strip() == config
+
+
+def test_load_reads_what_podman_and_skopeo_save(oci: Command, tmp_path: Path) -> None:
+    make_image(tmp_path / "l", "app", LAYER, config={"Cmd": ["/bin/tool"]})
+    old = f"docker-archive:{tmp_path}/old.tar:registry.example/a:1"
+    succeed("skopeo", "copy", f"oci:{tmp_path}/l:app", old)
+    assert oci("load", "--input", tmp_path / "old.tar").stdout == "loaded: registry.example/a:1\n"
+    with podman_of(tmp_path) as podman:
+        succeed(*podman, "pull", "--quiet", f"oci:{tmp_path}/l:app")
+        name = succeed(*podman, "images", "--quiet").split()[0]
+        succeed(*podman, "tag", name, "registry.example/b:2")
+        for form in ("docker-archive", "oci-archive"):
+            saved = tmp_path / f"{form}.tar"
+            succeed(*podman, "save", "--quiet", "--format", form, "--output", saved, "registry.example/b:2")
+            oci("rm", "registry.example/b:2", check=form == "oci-archive")
+            with saved.open("rb") as file:
+                assert oci("load", stdin=file).stdout == "loaded: registry.example/b:2\n"
+            assert oci.json("inspect", "registry.example/b:2")["config"]["config"]["Cmd"] == ["/bin/tool"]
+    assert oci("fsck").stdout == "nothing is wrong\n"
+
+
+def test_dir_is_skopeo_s(oci: Command, tmp_path: Path) -> None:
+    images = {arch: make_image(tmp_path / "l", arch, LAYER, architecture=arch) for arch in ("amd64", "arm64")}
+    make_index(tmp_path / "l", "all", **images)
+    oci("copy", "--all", f"oci:{tmp_path}/l:all", f"dir:{tmp_path}/ours")
+    succeed("skopeo", "copy", "--all", f"oci:{tmp_path}/l:all", f"dir:{tmp_path}/theirs")
+    ours, theirs = (
+        {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("ours", "theirs")
+    )
+    assert ours == theirs
+    oci("copy", "--all", f"dir:{tmp_path}/theirs", "all")
+    assert [row["platforms"] for row in oci.json("images")] == [["linux/amd64", "linux/arm64"]]
+
+
+def test_the_platform_is_chosen_by_name(oci: Command, tmp_path: Path) -> None:
+    images = {arch: make_image(tmp_path / "l", arch, LAYER, architecture=arch) for arch in ("amd64", "arm64")}
+    make_index(tmp_path / "l", "all", **images)
+    oci("copy", "--platform", "linux/aarch64", f"oci:{tmp_path}/l:all", "app")
+    assert oci.json("images")[0]["platforms"] == ["linux/arm64"]
+    assert "no image for linux/amd64" in oci.fails("export", "app", "--platform", "linux/amd64")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("inspect", "nosuch"), "nosuch: there is no such image"),
+        (("rm", "nosuch"), "nosuch: there is no such image"),
+        (("inspect", "UPPER"), "repository name 'library/UPPER' must be lower case"),
+        (("copy", "oci:/nosuch:a", "b"), "/nosuch: is not a directory with an image layout"),
+        (("copy", "docker-archive:/nosuch", "b"), "/nosuch: does not exist"),
+        (("import", "/nosuch", "a"), "/nosuch: No such file or directory"),
+        (("inspect", "--platform", "a/b/c/d", "x"), "x: there is no such image"),
+        (("import", "/dev/null", "a", "--env", "x"), "--env: 'x' is not NAME=VALUE"),
+        (("import", "/dev/null", "dir:/x"), "dir:/x: an image is imported into the store or into oci:DIR"),
+    ],
+)
+def test_an_error_is_one_line_that_names_the_place(oci: Command, words: tuple[str, ...], told: str) -> None:
+    assert oci.fails(*words).endswith(told)
+
+
+def test_fsck_fails_when_something_is_wrong(oci: Command, archive: Path) -> None:
+    oci("import", archive, "app")
+    layer = oci.json("inspect", "app")["manifest"]["layers"][0]["digest"]
+    (oci.root / "layout/blobs/sha256" / layer[7:]).write_bytes(b"x")
+    done = oci("fsck", check=False)
+    assert done.returncode == 1
+    assert "is damaged" in done.stdout
+
+
+def test_options_of_the_program_may_stand_before_the_verb(archive: Path, tmp_path: Path) -> None:
+    words = [PROGRAM, "--root", tmp_path / "images", "images", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n")
+
+
+def test_a_reader_that_goes_away_is_no_error_to_talk_about(oci: Command, tmp_path: Path) -> None:
+    (tmp_path / "big.tar").write_bytes(tar_of(("f", "x" * 10_000_000)))
+    oci("import", tmp_path / "big.tar", "app", "--compression", "none")
+    words = f"'{PROGRAM}' --root {oci.root} export app | head -c 10 >/dev/null"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_the_help_names_every_verb(oci: Command) -> None:
+    text = oci("--help").stdout
+    assert all(
+        f"    {verb} " in text
+        for verb in ("images", "copy", "load", "save", "import", "export", "gc", "fsck")
+    )
+    assert "--platform" in oci("copy", "--help").stdout
