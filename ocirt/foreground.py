@@ -44,9 +44,11 @@ def run_bundle(
     keep: bool = False,
     subreaper: bool = True,
     on_created: Callable[[Any], None] | None = None,
+    leaving: bool = False,
 ) -> tuple[int, list[str]]:
     """Create, start, wait and, unless keep, delete: (exit status, warnings).
 
+    leaving: the caller exits then, so the signals stay blocked: none may end it before its last word.
     subreaper: orphans of a container that shares our pid namespace become ours to reap. Raises
     Interrupted when a signal ends the making of the container; then nothing is left behind.
     """
@@ -86,7 +88,7 @@ def run_bundle(
                 # The process has run: its status is what the caller waits for.
                 warnings = [*warnings, f"delete: {error}"]
     finally:
-        foreground.end()
+        foreground.end(leaving)
     return status, warnings
 
 
@@ -96,8 +98,9 @@ def exec_in(
     options: ExecOptions,
     *,
     on_ready: Callable[[Any], None] | None = None,
+    leaving: bool = False,
 ) -> tuple[int, list[str]]:
-    """Run another process in a container and wait for it: (exit status, warnings)."""
+    """Run another process in a container and wait for it: (exit status, warnings). See run_bundle."""
     if options.console_socket:
         raise OcirtError("cannot use --console-socket without --detach: the terminal is ours")
     foreground = Foreground()
@@ -111,7 +114,7 @@ def exec_in(
         started = container.exec(process, options, console_fd=foreground.console_fd, on_ready=ready)
         status = foreground.wait(started)
     finally:
-        foreground.end()
+        foreground.end(leaving)
     return status, started.warnings
 
 
@@ -203,8 +206,8 @@ class Foreground:
         except ProcessLookupError:
             pass  # it has just ended
 
-    def end(self) -> None:
-        """Give back the terminal and the signals, whatever happened."""
+    def end(self, leaving: bool = False) -> None:
+        """Give back the terminal and, unless we are leaving, the signals, whatever happened."""
         if self._console is not None:
             self._console.end()
             self._console = None
@@ -219,7 +222,8 @@ class Foreground:
             # What is still pending was meant for the process, which is gone: not for our caller.
             while interrupt.is_readable(self._signals):
                 interrupt.read_signal(self._signals)
-            kernel.sigprocmask(kernel.SIG_SETMASK, self._old_mask)
+            if not leaving:
+                kernel.sigprocmask(kernel.SIG_SETMASK, self._old_mask)
             self._old_mask = None
         for fd in (self._receiver, self.console_fd, self._signals, self._ending):
             if fd >= 0:

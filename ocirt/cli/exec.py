@@ -64,7 +64,7 @@ def run(call: Call) -> int:
     else:
         from ocirt.foreground import exec_in
 
-        status, warnings = exec_in(container, process, options, on_ready=send_pidfd)
+        status, warnings = exec_in(container, process, options, on_ready=send_pidfd, leaving=True)
     for warning in warnings:
         call.log.warning(warning)
     return status

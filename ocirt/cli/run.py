@@ -38,6 +38,7 @@ def run(call: Call) -> int:
             keep=values.get("keep", False),
             subreaper=not values.get("no_subreaper"),
             on_created=send_pidfd,
+            leaving=True,
         )
     elif options.notify_directory:
         from ocirt.notify import start_and_await_ready
