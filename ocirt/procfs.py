@@ -98,6 +98,30 @@ def working_directory(pid: int | str) -> str:
         path = posix.readlink(f"/proc/{pid}/cwd")
     except OSError:
         return ""
+    return _shown(path)
+
+
+def open_files(pid: int | str, limit: int) -> list[str]:
+    """Paths of the first files that the process has open, beside its standard ones and devices."""
+    found: list[str] = []
+    try:
+        numbers = sorted(map(int, posix.listdir(f"/proc/{pid}/fd")))
+    except OSError:
+        return found
+    for number in numbers:
+        try:
+            path = posix.readlink(f"/proc/{pid}/fd/{number}")
+        except OSError:
+            continue
+        shown = _shown(path)
+        if number > 2 and path.startswith("/") and not path.startswith("/dev/") and shown not in found:
+            found.append(shown)
+        if len(found) == limit:
+            break
+    return found
+
+
+def _shown(path: str) -> str:
     return path if path.isprintable() else ascii(path)[1:-1]
 
 

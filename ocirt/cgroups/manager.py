@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FIELD = "linux.resources"
 PATH_FIELD = "linux.cgroupsPath"
 REMOVE_WAIT = 3.0  # seconds for killed processes to leave a group
+FILES_TOLD = 3  # of a process that keeps a group
 PIDFDS = 256  # held at once; a process may have 1024 fds
 DENIED = (EACCES, EPERM, EROFS)
 
@@ -431,7 +432,7 @@ def who_is_inside(directory: str) -> str:
 
 
 def describe_processes(pids: list[int]) -> str:
-    """ "pid 7 (D, in nfs_wait): cp in /mnt" for each of the first: its name and directory tell what it holds.
+    """ "pid 7 (D, in nfs_wait): cp in /mnt with /mnt/a open" for each of the first: what it is, and holds.
 
     Nothing here can hang: /proc/PID/cmdline would wait for a process that waits with its memory locked.
     """
@@ -449,6 +450,8 @@ def describe_processes(pids: list[int]) -> str:
         directory = procfs.working_directory(pid)
         if directory:
             words[-1] += f" in {directory}"
+        if files := procfs.open_files(pid, FILES_TOLD):
+            words[-1] += f" with {' and '.join(files)} open"
     if len(pids) > 8:
         words.append(f"{len(pids) - 8} more")
     return ", ".join(words)

@@ -112,12 +112,13 @@ def test_exec_goes_where_the_init_is_when_its_first_group_is_gone(runtime: Runti
                 time.sleep(0.01)
 
 
-def test_who_keeps_a_group_is_named_with_state_program_and_directory(
+def test_who_keeps_a_group_is_named_with_state_program_directory_and_files(
     runtime: Runtime, bundle: Bundle, tmp_path: Path
 ) -> None:
     container = runtime.start_bundle(bundle.args("/bin/sleep", "60"))
     group = group_of(runtime.state(container)["pid"], "pids")
-    stranger = subprocess.Popen(["sleep", "60"], cwd=tmp_path)
+    (tmp_path / "held").touch()
+    stranger = subprocess.Popen(["sh", "-c", "exec sleep 60 3<held 4<held"], cwd=tmp_path)
     try:
         (group / "cgroup.procs").write_text(str(stranger.pid))
         runtime("kill", container, "KILL", check=True)
@@ -128,7 +129,7 @@ def test_who_keeps_a_group_is_named_with_state_program_and_directory(
             f"linux.cgroupsPath: rmdir {group}: Device or resource busy (still inside: "
         )
         assert f"pid {stranger.pid} (S, in " in done.stderr
-        assert f"): sleep in {tmp_path})\n" in done.stderr
+        assert f"): sleep in {tmp_path} with {tmp_path}/held open)\n" in done.stderr
         assert runtime.state(container)["status"] == "stopped"
     finally:
         end(stranger)
