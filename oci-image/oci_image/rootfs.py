@@ -42,24 +42,26 @@ def import_rootfs(
     platform: Platform,
     run_config: dict[str, Any],
     *,
-    compression: str = "gzip",
+    compression: str = "",
     comment: str = "",
 ) -> Descriptor:
     """An image of one layer, which reader holds as a tar stream; its manifest, not yet named.
 
-    A stream that is compressed stays as it is; else compression says how. run_config is the
-    `config` of the image. The stream is read as a layer would be: raises ImageError when it is none.
+    compression is the layer's; "" leaves a compressed stream as it is, and makes gzip of another one.
+    run_config is the `config` of the image. The stream is read as a layer would be: raises ImageError
+    when it is none.
     """
     peeked = Peeked(reader)
     found = compression_of(peeked.start, where)
     hashed = new_hash()
     with session.writer() as writer:
-        if found:
+        wanted = compression or found or "gzip"
+        if wanted == found:
             stream: Reader = _Tee(peeked, writer)
             compressor = None
         else:
             stream = peeked
-            compressor = _compressor(compression)
+            compressor = _compressor(wanted)
         pipeline = Pipeline(inflated(stream, where))
         try:
             tee = _Chunks(pipeline, hashed.update, writer, compressor)
@@ -73,7 +75,7 @@ def import_rootfs(
         if compressor:
             writer.write(compressor.flush())
         digest = writer.commit()
-        kind = found or ("" if compression == "none" else compression)
+        kind = "" if wanted == "none" else wanted
         layer = {
             "mediaType": OCI_LAYER + (f"+{kind}" if kind else ""),
             "digest": digest,

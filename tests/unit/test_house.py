@@ -69,7 +69,7 @@ IMAGE_LAYERS = (
     "extract",
     "transports",
     "flatten transfer",
-    "rootfs unpack snapshots",
+    "rootfs unpack snapshots look",
     "bundle",
     "cli",
 )

@@ -15,6 +15,10 @@ from ocirt.errors import OcirtError
 VERBS = {
     "images": "list the images of the store",
     "inspect": "show an image",
+    "history": "show the steps that made an image",
+    "size": "show what the images of the store take and share",
+    "tree": "show which images stand on the same layers",
+    "verify": "read all of an image and compare every digest",
     "copy": "copy an image from one place to another",
     "load": "take the images of an archive into the store",
     "save": "write images into an archive for docker or as an OCI archive",

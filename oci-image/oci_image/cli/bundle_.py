@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_platform(parser)
     root = parser.add_mutually_exclusive_group()
     text = "overlay: layers are shared between bundles (default); vfs: a copy of a shared tree"
-    root.add_argument("--driver", metavar="DRIVER", default=OVERLAY, help=text)
+    root.add_argument("--driver", metavar="DRIVER", help=text)
     root.add_argument(
         "--copy", action="store_true", help="a full tree that shares nothing (default unless root)"
     )
@@ -57,12 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.read_only,
         arguments.host_network,
     )
+    if arguments.driver and arguments.rootless:
+        raise ImageError("--driver", f"{arguments.driver} needs root: without it a bundle is a full copy")
     source, top = common.find(arguments, arguments.image)
     snapshots = None
     try:
         descriptor = resolve(source, top, common.platform(arguments))
         if not arguments.copy and not arguments.rootless:
-            snapshots = Snapshots(snapshots_path(arguments), arguments.driver)
+            snapshots = Snapshots(snapshots_path(arguments), arguments.driver or OVERLAY)
         made = bundle.make(
             source,
             descriptor,

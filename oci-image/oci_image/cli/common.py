@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ def store_path(arguments: argparse.Namespace) -> str:
 
 
 def open_store(arguments: argparse.Namespace) -> Store:
-    """The store, made when it does not exist."""
+    """The store, made when it does not exist; for nobody but its owner, as images may hold secrets."""
+    os.makedirs(arguments.root, mode=0o700, exist_ok=True)
     return Store.create(store_path(arguments))
 
 
