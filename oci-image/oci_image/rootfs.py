@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import time
-import zlib
 from typing import TYPE_CHECKING, Any
 
 from oci_image import descriptor as documents
 from oci_image.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from oci_image.digest import new_hash
-from oci_image.errors import ImageError
 from oci_image.flatten import flatten
 from oci_image.inflate import Peeked, Pipeline, compression_of, inflated
 from oci_image.layer import Layer
+from oci_image.pack import compressor, timestamp
 from oci_image.tarstream import LIMITS, TarReader
 from oci_image.transfer import read_config, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
 
     from oci_image.descriptor import Descriptor
     from oci_image.digest import Reader
+    from oci_image.pack import Compressor
     from oci_image.platforms import Platform
     from oci_image.store import BlobWriter, Import
     from oci_image.transports import Source
-
-    class Compressor(Protocol):
-        def compress(self, data: bytes, /) -> bytes: ...
-        def flush(self) -> bytes: ...
-
-
-COMPRESSIONS = ("gzip", "zstd", "none")
 
 
 def import_rootfs(
@@ -58,13 +48,13 @@ def import_rootfs(
         wanted = compression or found or "gzip"
         if wanted == found:
             stream: Reader = _Tee(peeked, writer)
-            compressor = None
+            packer = None
         else:
             stream = peeked
-            compressor = _compressor(wanted)
+            packer = compressor(wanted)
         pipeline = Pipeline(inflated(stream, where))
         try:
-            tee = _Chunks(pipeline, hashed.update, writer, compressor)
+            tee = _Chunks(pipeline, hashed.update, writer, packer)
             tar = TarReader(tee, where, LIMITS)
             while tar.next():
                 pass
@@ -72,8 +62,8 @@ def import_rootfs(
                 pass
         finally:
             pipeline.close()
-        if compressor:
-            writer.write(compressor.flush())
+        if packer:
+            writer.write(packer.flush())
         digest = writer.commit()
         kind = "" if wanted == "none" else wanted
         layer = {
@@ -81,7 +71,7 @@ def import_rootfs(
             "digest": digest,
             "size": writer.size,
         }
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_now()))
+    created = timestamp()
     config: dict[str, Any] = {
         "created": created,
         "architecture": platform.architecture,
@@ -99,38 +89,6 @@ def import_rootfs(
         "layers": [layer],
     }
     return session.put_bytes(documents.encode(manifest), OCI_MANIFEST)
-
-
-def _now() -> int:
-    """Seconds since the epoch; SOURCE_DATE_EPOCH makes them reproducible."""
-    text = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if not text:
-        return int(time.time())
-    if not text.isdecimal():
-        raise ImageError("SOURCE_DATE_EPOCH", f"{text!r} is not a number of seconds")
-    return int(text)
-
-
-class _None:
-    def compress(self, data: bytes, /) -> bytes:
-        return data
-
-    def flush(self) -> bytes:
-        return b""
-
-
-def _compressor(kind: str) -> Compressor:
-    if kind == "none":
-        return _None()
-    if kind == "zstd":
-        import zstandard
-
-        return zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        return zlib.compressobj(6, zlib.DEFLATED, 31)
-    return isal_zlib.compressobj(2, isal_zlib.DEFLATED, 31)
 
 
 class _Tee:

@@ -148,7 +148,7 @@ def test_import_refuses_what_is_no_tar_file_and_leaves_nothing(oci: Command, tmp
     (tmp_path / "x").write_bytes(b"x" * 10000)
     assert "this is not a tar stream" in oci.fails("import", tmp_path / "x", "app")
     assert oci.json("images") == []
-    assert oci.json("gc") == {"blobs": 0, "bytes": 0, "temporary": 0}
+    assert oci.json("gc") == {"blobs": 0, "bytes": 0, "temporary": 0, "snapshots": 0}
 
 
 def test_podman_and_skopeo_read_what_save_writes(oci: Command, archive: Path, tmp_path: Path) -> None:

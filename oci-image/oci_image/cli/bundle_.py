@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             overrides,
             snapshots=snapshots,
             name=arguments.image,
+            place=str(common.place(arguments, arguments.image)),
             rootless=arguments.rootless,
         )
     finally:

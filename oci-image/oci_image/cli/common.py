@@ -48,6 +48,20 @@ def location(arguments: argparse.Namespace, text: str) -> Location:
     return parse_location(text) or Location(OCI, store_path(arguments), store_name(text))
 
 
+def place(arguments: argparse.Namespace, text: str) -> Location:
+    """Where an IMAGE is to be found from any working directory, without its name."""
+    found = parse_location(text) or Location(OCI, store_path(arguments))
+    return Location(found.transport, os.path.abspath(found.path))
+
+
+def tell_made(arguments: argparse.Namespace, name: str, descriptor: Descriptor) -> None:
+    """What a verb that makes an image prints."""
+    if arguments.json:
+        print_json({"name": name, "digest": descriptor["digest"]})
+    else:
+        print(descriptor["digest"])
+
+
 def find(arguments: argparse.Namespace, text: str) -> tuple[Source, Descriptor]:
     """(open source, manifest or index) of an IMAGE; close the source."""
     place = parse_location(text)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from oci_image import platforms
 from oci_image.cli import common
 from oci_image.errors import ImageError
-from oci_image.rootfs import COMPRESSIONS, import_rootfs
+from oci_image.pack import COMPRESSIONS
+from oci_image.rootfs import import_rootfs
 from oci_image.store import FdReader, Store
 from oci_image.transports import OCI
 from ocirt.errors import SpecError
