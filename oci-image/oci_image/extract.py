@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MOST_FDS = 96  # directories kept open
 NO_ID = 0xFFFFFFFF  # to chown(2) it means: leave it
 MAX_TIME = (1 << 62) * 1_000_000_000
+MAX_MAJOR, MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1  # MKDEV of the kernel
 OWNER_XATTR = "user.rootlesscontainers"  # rootlesscontaine.rs: protobuf of uid and gid; umoci reads it
 DEFAULT_ACL = "system.posix_acl_default"
 
@@ -185,8 +186,7 @@ class Extractor:
         parent_path, _, name = path.rpartition(b"/")
         if not 0 <= entry.uid < NO_ID or not 0 <= entry.gid < NO_ID:
             raise self._refused(path, f"its owner {entry.uid}:{entry.gid} is no user and group")
-        if entry.mtime > MAX_TIME:
-            entry.mtime = MAX_TIME
+        entry.mtime = max(-MAX_TIME, min(entry.mtime, MAX_TIME))
         kind = entry.kind
         if not path:
             self._set_directory(os.dup(self._root), path, entry)
@@ -335,6 +335,8 @@ class Extractor:
             self._make_placeholder(parent, name, path, entry)
             return
         kind = _TYPES[entry.kind]
+        if not 0 <= entry.major <= MAX_MAJOR or not 0 <= entry.minor <= MAX_MINOR:
+            raise self._refused(path, f"{entry.major}:{entry.minor} is no device")
         device = os.makedev(entry.major, entry.minor)
         try:
             os.mknod(name, kind | 0o600, device, dir_fd=parent)
