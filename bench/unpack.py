@@ -49,7 +49,7 @@ BASE = (
     "usr/share/man",
 )
 PYTHON = ("usr/lib/python3", "usr/lib/python3.11", "usr/share", "usr/lib/gcc", "usr/lib/x86_64-linux-gnu")
-TARGETS = {"fastest of the three": 0.5, "shell-gzip": 1.2, "shell-zstd": 1.6, "rss": 100_000}
+TARGETS = {"fastest": 0.5, "shell-gzip": 1.2, "shell-zstd": 1.6, "rss": 100_000}
 
 
 def main() -> int:
@@ -180,6 +180,8 @@ def competitors(work: Path, name: str) -> dict[str, tuple[Callable[[], None], Ca
         "podman": (command("podman", *storage, "pull", "--quiet", f"oci:{work}/l:{name}"), reset),
         "shell": (shell(work, name, out), remove),
     }
+    if name.endswith("zstd"):
+        del ways["umoci"]  # Debian's reads no zstd
     return {way: pair for way, pair in ways.items() if way in ("oci-image", "shell") or shutil.which(way)}
 
 
@@ -232,8 +234,8 @@ def report(name: str, result: dict[str, Any]) -> None:
         low, high = result["range"][way]
         print(f"  {way:<10}{value:7.2f} s  ({low:.2f} to {high:.2f})  oci-image is {ours / value:.2f} of it")
     limit = TARGETS["shell-gzip" if name.endswith("gzip") else "shell-zstd"]
-    wanted = TARGETS["fastest of the three"]
-    print(f"  to the fastest of the three: {ours / min(peers):.2f} (wanted: {wanted})")
+    wanted = TARGETS["fastest"]
+    print(f"  to the fastest of these: {ours / min(peers):.2f} (wanted: {wanted})")
     print(f"  to the shell pipe:           {ours / seconds['shell']:.2f} (wanted: {limit})")
     print(f"  peak RSS: {result['rss'] / 1000:.0f} MB (wanted: {TARGETS['rss'] // 1000})", flush=True)
 

@@ -130,31 +130,54 @@ def derive(
     _, manifest = read_document(source, base)
     config = copy.deepcopy(read_config(source, manifest))
     documents.check_image(manifest, config, f"{source.where}: {base['digest']}")
-    for blob in manifest["layers"]:
-        if not store.has(blob):
-            reader = source.open_blob(blob)
-            try:
-                session.put(blob, reader)
-            finally:
-                reader.close()
-    layers: list[dict[str, Any]] = []
-    for blob in manifest["layers"]:
-        layers.append({**blob, "mediaType": TO_OCI.get(blob["mediaType"], blob["mediaType"])})
-    created = timestamp()
-    entry: dict[str, Any] = {"created": created, "created_by": changes.created_by}
-    said = {"author": changes.author, "comment": changes.comment}
-    entry |= {name: text for name, text in said.items() if text}
+    _copy_blobs(source, manifest["layers"], store, session)
+    layers = [_converted(blob) for blob in manifest["layers"]]
+    entry = _entry(changes, timestamp())
     if layer is None:
         entry["empty_layer"] = True
     else:
         layers.append({**layer.descriptor})
         diff_ids = config["rootfs"].get("diff_ids") or []
         config["rootfs"] = {**config["rootfs"], "diff_ids": [*diff_ids, layer.diff_id]}
-    config["created"] = created
     history = list(config.get("history") or ())
     told = sum(not step.get("empty_layer") for step in history)
     untold = [{"created_by": ""} for _ in manifest["layers"][told:]]  # else entry would be of one of these
     config["history"] = [*history, *untold, entry]
+    return _store(session, config, layers, base, changes, entry["created"])
+
+
+def _copy_blobs(source: Source, blobs: list[Descriptor], store: Store, session: Import) -> None:
+    for blob in blobs:
+        if not store.has(blob):
+            reader = source.open_blob(blob)
+            try:
+                session.put(blob, reader)
+            finally:
+                reader.close()
+
+
+def _converted(blob: Descriptor) -> dict[str, Any]:
+    """A layer with OCI's media type."""
+    return {**blob, "mediaType": TO_OCI.get(blob["mediaType"], blob["mediaType"])}
+
+
+def _entry(changes: Changes, created: str) -> dict[str, Any]:
+    """What the history says of changes."""
+    said = {"author": changes.author, "comment": changes.comment}
+    told = {name: text for name, text in said.items() if text}
+    return {"created": created, "created_by": changes.created_by, **told}
+
+
+def _store(
+    session: Import,
+    config: dict[str, Any],
+    layers: list[dict[str, Any]],
+    base: Descriptor,
+    changes: Changes,
+    created: str,
+) -> Descriptor:
+    """Config and manifest of a new image; its layers are in the store."""
+    config["created"] = created
     if changes.author:
         config["author"] = changes.author
     config["config"] = changed(config.get("config") or {}, changes)
@@ -180,3 +203,60 @@ def changed(config: dict[str, Any], changes: Changes) -> dict[str, Any]:
         labels = {**(found.get("Labels") or {}), **changes.labels}
         found["Labels"] = {name: value for name, value in labels.items() if value is not None}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def squash(
+    source: Source, base: Descriptor, session: Import, changes: Changes, compression: str = "gzip"
+) -> Descriptor:
+    """An image with the same root file system in one layer. It has no name yet."""
+    from oci_image.flatten import flatten_image  # not needed by those who add a layer
+
+    _, manifest = read_document(source, base)
+    config = copy.deepcopy(read_config(source, manifest))
+    with LayerWriter(session, compression) as writer:
+        flatten_image(source, base, writer.write)
+        layer = writer.finish()
+    entry = _entry(changes, timestamp())
+    config["rootfs"] = {"type": "layers", "diff_ids": [layer.diff_id]}
+    config["history"] = [entry]
+    return _store(session, config, [{**layer.descriptor}], base, changes, entry["created"])
+
+
+def rebase(
+    source: Source, image: Descriptor, old: Base, new: Base, store: Store, session: Import, changes: Changes
+) -> Descriptor:
+    """image with the layers of new in the place of those of old, which it must stand on.
+
+    The config stays image's own, its history new's and what image added. It has no name yet.
+    """
+    _, manifest = read_document(source, image)
+    config = copy.deepcopy(read_config(source, manifest))
+    layers = documents.check_image(manifest, config, f"{source.where}: {image['digest']}")
+    (old_layers, old_config), (new_layers, new_config) = _base(old), _base(new)
+    count = len(old_layers)
+    if [diff_id for _, diff_id in layers[:count]] != [diff_id for _, diff_id in old_layers]:
+        raise ImageError(f"{source.where}: {image['digest']}", "does not stand on the layers of the old base")
+    for where, blobs in ((new.source, new_layers), (source, layers[count:])):
+        _copy_blobs(where, [blob for blob, _ in blobs], store, session)
+    kept = [*new_layers, *layers[count:]]
+    entry = {**_entry(changes, timestamp()), "empty_layer": True}
+    above = (config.get("history") or [])[len(old_config.get("history") or ()) :]
+    config["history"] = [*(new_config.get("history") or ()), *above, entry]
+    config["rootfs"] = {**config["rootfs"], "diff_ids": [diff_id for _, diff_id in kept]}
+    return _store(
+        session, config, [_converted(blob) for blob, _ in kept], new.image, changes, entry["created"]
+    )
+
+
+class Base(NamedTuple):
+    """An image that others stand on, and where it is."""
+
+    source: Source
+    image: Descriptor
+
+
+def _base(base: Base) -> tuple[list[tuple[Descriptor, str]], dict[str, Any]]:
+    """(layers with their DiffIDs, config)"""
+    _, manifest = read_document(base.source, base.image)
+    config = read_config(base.source, manifest)
+    return documents.check_image(manifest, config, f"{base.source.where}: {base.image['digest']}"), config

@@ -1,4 +1,4 @@
-"""Images from a tar stream of a root file system (docker import), and back (docker export)."""
+"""Images from a tar stream of a root file system, as docker import makes them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Any
 from oci_image import descriptor as documents
 from oci_image.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from oci_image.digest import new_hash
-from oci_image.flatten import flatten
 from oci_image.inflate import Peeked, Pipeline, compression_of, inflated
-from oci_image.layer import Layer
 from oci_image.pack import compressor, timestamp
 from oci_image.tarstream import LIMITS, TarReader
-from oci_image.transfer import read_config, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     from oci_image.pack import Compressor
     from oci_image.platforms import Platform
     from oci_image.store import BlobWriter, Import
-    from oci_image.transports import Source
 
 
 def import_rootfs(
@@ -128,15 +124,3 @@ class _Chunks:
         if self._compressor and data:
             self._writer.write(self._compressor.compress(data))
         return data
-
-
-def export_rootfs(source: Source, descriptor: Descriptor, write: Callable[[bytes], object]) -> None:
-    """The root file system of an image (its manifest's descriptor) as a tar stream."""
-    _, manifest = read_document(source, descriptor)
-    where = f"{source.where}: {descriptor['digest']}"
-    layers = documents.check_image(manifest, read_config(source, manifest), where)
-
-    def opener(layer: Descriptor, diff_id: str) -> Callable[[], Layer]:
-        return lambda: Layer(source.open_blob(layer), diff_id, f"{source.where}: {layer['digest']}")
-
-    flatten([opener(layer, diff_id) for layer, diff_id in layers], write, where)

@@ -247,3 +247,41 @@ def test_json_of_all_that_makes_images(oci: Command, tmp_path: Path) -> None:
         made = oci.json(*words)
         assert made["name"] == "docker.io/library/new:latest"
         assert json.dumps(made["digest"]).startswith('"sha256:')
+
+
+def test_a_squashed_image_has_the_same_root_in_one_layer(oci: Command, tmp_path: Path) -> None:
+    oci("bundle", "base", tmp_path / "b")
+    change(tmp_path / "b/rootfs")
+    oci("commit", tmp_path / "b", "changed")
+    oci("squash", "changed", "flat", "--compression", "zstd")
+    for name in ("changed", "flat"):
+        oci("unpack", name, tmp_path / name)
+    made = {"data", "etc"}  # no layer has an entry: their time is that of unpacking
+    changed, flat = (
+        {path: entry for path, entry in describe(tmp_path / name).items() if path not in made}
+        for name in ("changed", "flat")
+    )
+    assert differences(changed, flat) == []
+    assert len(oci.json("inspect", "flat")["manifest"]["layers"]) == 1
+    assert (
+        oci.json("inspect", "flat")["config"]["config"] == oci.json("inspect", "changed")["config"]["config"]
+    )
+    assert len(oci.json("history", "flat")) == 1
+
+
+def test_a_rebased_image_stands_on_the_new_base(oci: Command, tmp_path: Path) -> None:
+    new = tar_of(("from-the-new-base", "x"))
+    make_image(tmp_path / "l", "new", BASE, new)
+    (tmp_path / "layer.tar").write_bytes(tar_of(("mine", "m")))
+    oci("append", "base", tmp_path / "layer.tar", "app", "--env", "MINE=1")
+    oci("rebase", "app", "base", f"oci:{tmp_path}/l:new", "app2")
+    oci("unpack", "app2", tmp_path / "out")
+    assert (tmp_path / "out/mine").read_text() == "m"
+    assert (tmp_path / "out/from-the-new-base").read_text() == "x"
+    assert not (tmp_path / "out/kept").exists()
+    found = oci.json("inspect", "app2")["config"]
+    assert found["config"]["Env"] == ["A=1", "MINE=1"]
+    assert found["rootfs"]["diff_ids"][:2] == [digest(BASE), digest(new)]
+    assert oci("fsck").stdout == "nothing is wrong\n"
+    told = oci.fails("rebase", "app2", "base", f"oci:{tmp_path}/l:new", "app3")
+    assert told.endswith("does not stand on the layers of the old base")

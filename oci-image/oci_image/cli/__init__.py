@@ -31,6 +31,8 @@ VERBS = {
     "commit": "make an image of what a container changed",
     "append": "make an image with one more layer",
     "config": "make an image with another config",
+    "squash": "make an image with all in one layer",
+    "rebase": "make an image that stands on another base",
     "tag": "give an image another name",
     "rm": "take names away; gc frees what no name leads to",
     "gc": "remove the blobs that no name leads to",
