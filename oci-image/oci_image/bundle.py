@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from oci_image.descriptor import Descriptor
     from oci_image.transports import Source
+    from oci_image.userns import Maps
 
 RECORD = "oci-image.json"
 REGISTER = "bundles"  # below the directory of the snapshots: which bundles stand on them
@@ -58,9 +59,11 @@ def make(
     name: str = "",
     place: str = "",
     rootless: bool = False,
+    maps: Maps | None = None,
 ) -> Made:
     """Make a bundle of an image (its manifest's descriptor). name and place (TRANSPORT:PATH, where
-    commit finds the image again) are recorded.
+    commit finds the image again) are recorded. rootless: for a user without root, who owns all, or
+    with maps has entered the user namespace that they describe.
 
     With snapshots the root stands on them; without, it is a copy of the image's own. Raises
     ImageError, and nothing is left then.
@@ -74,6 +77,7 @@ def make(
         "driver": COPY,
     }
     left_out: dict[str, int] = {}
+    policy = Policy(single=rootless and maps is None, unprivileged=rootless)
     mount_fd = -1
     chains: list[str] = []
     try:
@@ -82,7 +86,7 @@ def make(
             root_fd = os.open("rootfs", _DIRECTORY, dir_fd=fd)
             try:
                 if snapshots is None:
-                    _, left_out = apply_image(source, descriptor, root_fd, Policy(rootless))
+                    _, left_out = apply_image(source, descriptor, root_fd, policy)
                 else:
                     chains = _prepare(source, descriptor, directory, snapshots, record)
                     if snapshots.driver == OVERLAY:
@@ -92,7 +96,7 @@ def make(
                     else:
                         snapshots.copy(chains, root_fd)
                 seen_fd = root_fd if mount_fd < 0 else mount_fd
-                converted = convert(image, seen_fd, overrides, rootless)
+                converted = convert(image, seen_fd, overrides, rootless, maps)
                 _add_volumes(converted.spec, converted.volumes, seen_fd, fd, os.path.abspath(directory))
                 checked(converted.spec)
             finally:
@@ -231,6 +235,20 @@ def opened_upper(directory: str) -> Iterator[tuple[int, dict[str, Any]]]:
             yield upper_fd, record
         finally:
             os.close(upper_fd)
+    finally:
+        os.close(fd)
+
+
+def is_subordinate(directory: str) -> bool:
+    """Was this bundle made with subordinate ids? False for what is no bundle of ours."""
+    try:
+        fd = os.open(directory, _DIRECTORY)
+    except OSError:
+        return False
+    try:
+        return read_record(fd, directory).get("subordinate") is True
+    except ImageError:
+        return False
     finally:
         os.close(fd)
 

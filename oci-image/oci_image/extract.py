@@ -44,10 +44,12 @@ _LEFT_OUT_BELOW = ("trusted.overlay.", "user.overlay.")
 class Policy(NamedTuple):
     """single: one user owns everything, and whose it should be is recorded in OWNER_XATTR.
 
-    Devices become empty files then, and attributes that need privilege are left out.
+    unprivileged (single implies it): devices become empty files, attributes that need privilege are
+    left out; owners are set, as root of a user namespace may.
     """
 
     single: bool = False
+    unprivileged: bool = False
 
 
 class _Directory(NamedTuple):
@@ -67,6 +69,7 @@ class Extractor:
     def __init__(self, root_fd: int, policy: Policy = Policy()) -> None:  # noqa: B008
         self._root = root_fd
         self._single = policy.single
+        self._unprivileged = policy.single or policy.unprivileged
         self._fds: dict[bytes, int] = {}
         self._directories: dict[bytes, _Directory] = {}
         self._touched: dict[bytes, int] = {}  # mtimes of directories that have no entry, but new content
@@ -330,7 +333,7 @@ class Extractor:
 
     def _make_node(self, parent: int, name: bytes, path: bytes, entry: Entry) -> None:
         """A device or FIFO."""
-        if self._single and entry.kind != FIFO:
+        if self._unprivileged and entry.kind != FIFO:
             self._leave_out("devices, made as empty files")
             self._make_placeholder(parent, name, path, entry)
             return
@@ -365,7 +368,10 @@ class Extractor:
             self._clear_the_way(parent, name, path)
             fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
         try:
-            self._record_owner(fd, entry)
+            if self._single:
+                self._record_owner(fd, entry)
+            else:
+                os.fchown(fd, entry.uid, entry.gid)
             os.fchmod(fd, entry.mode)
             os.utime(fd, ns=(entry.mtime, entry.mtime))
         finally:
@@ -388,7 +394,7 @@ class Extractor:
                 os.setxattr(target, name, value, follow_symlinks=follow)
         except OSError as error:
             # EPERM: user.* on what is no file or directory, or no privilege. Anything else is our error.
-            allowed = error.errno == errno.EPERM and (self._single or name.startswith("user."))
+            allowed = error.errno == errno.EPERM and (self._unprivileged or name.startswith("user."))
             if error.errno != errno.ENOTSUP and not allowed:
                 raise
             self._leave_out(f"xattr {name}")

@@ -62,7 +62,7 @@ SAME_SUBJECT = {
 IMAGE_PACKAGE = ROOT / "oci-image/oci_image"
 IMAGE_LAYERS = (
     "errors",
-    "digest platforms acl removal copytree users overlay",
+    "digest platforms acl removal copytree users overlay userns",
     "reference descriptor tarstream conversion",
     "tarwrite inflate store",
     "layer gc",

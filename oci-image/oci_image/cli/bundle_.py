@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from oci_image import bundle
 from oci_image.cli import common
 from oci_image.cli.import_ import command_words
-from oci_image.cli.unpack_ import add_rootless, tell_left_out
+from oci_image.cli.unpack_ import add_rootless, entered, tell_left_out
 from oci_image.conversion import Overrides
 from oci_image.errors import ImageError
 from oci_image.snapshots import OVERLAY, Snapshots
@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.driver and arguments.rootless:
         raise ImageError("--driver", f"{arguments.driver} needs root: without it a bundle is a full copy")
+    maps = entered(arguments)  # before there are threads
     source, top = common.find(arguments, arguments.image)
     snapshots = None
     try:
@@ -74,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             name=arguments.image,
             place=str(common.place(arguments, arguments.image)),
             rootless=arguments.rootless,
+            maps=maps,
         )
     finally:
         if snapshots:
