@@ -11,7 +11,7 @@ DEV_TOOLS := meson ninja meson-python cffi jsonschema pyroute2 zstandard isal se
 	ruff mypy types-cffi types-jsonschema
 PYTEST_ARGS ?=
 
-.PHONY: dev product lint test test-all demo bench clean
+.PHONY: dev product lint test test-all demo bench bench-images clean
 
 $(BIN)/.ready: Makefile oci-image/pyproject.toml
 	tests/install-deps build
@@ -62,6 +62,11 @@ demo: dev product
 bench: dev product
 	tests/install-deps test
 	OCIRT=$(CURDIR)/$(PRODUCT)/bin/ocirt OCI_IMAGE=$(CURDIR)/$(PRODUCT)/bin/oci-image $(BIN)/python bench/bench.py $(BENCH_ARGS)
+
+# Unpacking, compared with umoci, skopeo, podman and the shell.
+bench-images: dev product
+	tests/install-deps test
+	OCI_IMAGE=$(CURDIR)/$(PRODUCT)/bin/oci-image $(BIN)/python bench/unpack.py $(BENCH_ARGS)
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

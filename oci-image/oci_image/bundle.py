@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from oci_image import descriptor as documents
@@ -20,16 +21,18 @@ from oci_image.copytree import copy_tree
 from oci_image.errors import ImageError, NotInStore
 from oci_image.extract import Policy
 from oci_image.removal import remove_tree
-from oci_image.snapshots import OVERLAY, Snapshots
+from oci_image.snapshots import OVERLAY, TREE, Snapshots
 from oci_image.transfer import read_config, read_document
 from oci_image.unpack import apply_image, new_directory
 from ocirt import kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from oci_image.descriptor import Descriptor
     from oci_image.transports import Source
+    from oci_image.userns import Maps
 
 RECORD = "oci-image.json"
 REGISTER = "bundles"  # below the directory of the snapshots: which bundles stand on them
@@ -54,17 +57,27 @@ def make(
     *,
     snapshots: Snapshots | None = None,
     name: str = "",
+    place: str = "",
     rootless: bool = False,
+    maps: Maps | None = None,
 ) -> Made:
-    """Make a bundle of an image (its manifest's descriptor). name is recorded.
+    """Make a bundle of an image (its manifest's descriptor). name and place (TRANSPORT:PATH, where
+    commit finds the image again) are recorded. rootless: for a user without root, who owns all, or
+    with maps has entered the user namespace that they describe.
 
     With snapshots the root stands on them; without, it is a copy of the image's own. Raises
     ImageError, and nothing is left then.
     """
     _, manifest = read_document(source, descriptor)
     image = read_config(source, manifest)
-    record: dict[str, Any] = {"image": name, "digest": descriptor["digest"], "driver": COPY}
+    record: dict[str, Any] = {
+        "image": name,
+        "place": place,
+        "manifest": documents.plain(descriptor),
+        "driver": COPY,
+    }
     left_out: dict[str, int] = {}
+    policy = Policy(single=rootless and maps is None, unprivileged=rootless)
     mount_fd = -1
     chains: list[str] = []
     try:
@@ -73,7 +86,7 @@ def make(
             root_fd = os.open("rootfs", _DIRECTORY, dir_fd=fd)
             try:
                 if snapshots is None:
-                    _, left_out = apply_image(source, descriptor, root_fd, Policy(rootless))
+                    _, left_out = apply_image(source, descriptor, root_fd, policy)
                 else:
                     chains = _prepare(source, descriptor, directory, snapshots, record)
                     if snapshots.driver == OVERLAY:
@@ -83,7 +96,7 @@ def make(
                     else:
                         snapshots.copy(chains, root_fd)
                 seen_fd = root_fd if mount_fd < 0 else mount_fd
-                converted = convert(image, seen_fd, overrides, rootless)
+                converted = convert(image, seen_fd, overrides, rootless, maps)
                 _add_volumes(converted.spec, converted.volumes, seen_fd, fd, os.path.abspath(directory))
                 checked(converted.spec)
             finally:
@@ -203,6 +216,46 @@ def _remove_directory(directory: str) -> None:
         remove_tree(parent_fd, name)
     finally:
         os.close(parent_fd)
+
+
+@contextmanager
+def opened_upper(directory: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(fd of what the container changed, the bundle's record). Raises ImageError without an overlay."""
+    try:
+        fd = os.open(directory, _DIRECTORY)
+    except OSError as error:
+        raise ImageError(directory, os.strerror(error.errno or 0)) from None
+    try:
+        record = read_record(fd, directory)
+        if record["driver"] != OVERLAY:
+            reason = f"its driver is {record['driver']}: changes are told apart on an overlay alone"
+            raise ImageError(directory, reason)
+        upper_fd = os.open("upper", _DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+        try:
+            yield upper_fd, record
+        finally:
+            os.close(upper_fd)
+    finally:
+        os.close(fd)
+
+
+def is_subordinate(directory: str) -> bool:
+    """Was this bundle made with subordinate ids? False for what is no bundle of ours."""
+    try:
+        fd = os.open(directory, _DIRECTORY)
+    except OSError:
+        return False
+    try:
+        return read_record(fd, directory).get("subordinate") is True
+    except ImageError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def lower_trees(record: dict[str, Any]) -> list[str]:
+    """The directories of a bundle's layers, lowest first."""
+    return [f"{record['snapshots']}/{OVERLAY}/{chain}/{TREE}" for chain in record["chains"]]
 
 
 def read_record(fd: int, where: str) -> dict[str, Any]:

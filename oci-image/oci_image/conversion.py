@@ -15,6 +15,8 @@ from ocirt.spec.example import example, rootless_example
 if TYPE_CHECKING:
     from typing import Any
 
+    from oci_image.userns import Maps
+
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 IMAGE = "org.opencontainers.image."
 # What engines give a container unless told otherwise; images are made for it.
@@ -73,10 +75,13 @@ class Converted(NamedTuple):
     dropped: list[str]
 
 
-def convert(image: dict[str, Any], root_fd: int, overrides: Overrides, rootless: bool) -> Converted:
+def convert(
+    image: dict[str, Any], root_fd: int, overrides: Overrides, rootless: bool, maps: Maps | None = None
+) -> Converted:
     """The config.json for a checked image config; names of users are looked up in root_fd.
 
-    The bundle's root is "rootfs". Raises ImageError.
+    rootless: for a user namespace, in which the caller alone is mapped, or what maps says. The
+    bundle's root is "rootfs". Raises ImageError.
     """
     if image["os"] != "linux":
         raise ImageError("os", f"the image is for {image['os']}, not for linux", "conversion.md")
@@ -84,6 +89,9 @@ def convert(image: dict[str, Any], root_fd: int, overrides: Overrides, rootless:
     v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
     if rootless:
         spec = rootless_example(os.geteuid(), os.getegid(), cgroup_namespace=v2)
+        if maps:
+            spec["linux"]["uidMappings"] = [one.as_spec() for one in maps.uids]
+            spec["linux"]["gidMappings"] = [one.as_spec() for one in maps.gids]
     else:
         spec = example(cgroup_namespace=v2)
     process = spec["process"]
@@ -95,8 +103,8 @@ def convert(image: dict[str, Any], root_fd: int, overrides: Overrides, rootless:
     user = users.resolve(
         config.get("User") or "" if overrides.user is None else overrides.user, root_fd, where
     )
-    if rootless and (user.uid, user.gid) != (0, 0):
-        raise ImageError(where, f"{user.uid}:{user.gid} is not mapped: without root, the user 0:0 alone is")
+    if rootless:
+        _check_mapped(user, spec["linux"], where)
     process["user"] = {"uid": user.uid, "gid": user.gid}
     if user.additional_gids:
         process["user"]["additionalGids"] = list(user.additional_gids)
@@ -116,6 +124,15 @@ def convert(image: dict[str, Any], root_fd: int, overrides: Overrides, rootless:
         raise ImageError("config.Volumes", "the root cannot be a volume")
     checked(spec)
     return Converted(spec, volumes, dropped)
+
+
+def _check_mapped(user: users.User, linux: dict[str, Any], where: str) -> None:
+    for what, kind, ids in (("user", "uid", [user.uid]), ("group", "gid", [user.gid, *user.additional_gids])):
+        last = sum(row["size"] for row in linux[f"{kind}Mappings"]) - 1
+        for one in ids:
+            if one > last:
+                known = f"{what}s 0 to {last} are" if last else f"{what} 0 alone is"
+                raise ImageError(where, f"{what} {one} is not mapped: without root, {known}")
 
 
 def checked(spec: dict[str, Any]) -> dict[str, Any]:

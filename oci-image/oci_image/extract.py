@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MOST_FDS = 96  # directories kept open
 NO_ID = 0xFFFFFFFF  # to chown(2) it means: leave it
 MAX_TIME = (1 << 62) * 1_000_000_000
+MAX_MAJOR, MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1  # MKDEV of the kernel
 OWNER_XATTR = "user.rootlesscontainers"  # rootlesscontaine.rs: protobuf of uid and gid; umoci reads it
 DEFAULT_ACL = "system.posix_acl_default"
 
@@ -43,10 +44,12 @@ _LEFT_OUT_BELOW = ("trusted.overlay.", "user.overlay.")
 class Policy(NamedTuple):
     """single: one user owns everything, and whose it should be is recorded in OWNER_XATTR.
 
-    Devices become empty files then, and attributes that need privilege are left out.
+    unprivileged (single implies it): devices become empty files, attributes that need privilege are
+    left out; owners are set, as root of a user namespace may.
     """
 
     single: bool = False
+    unprivileged: bool = False
 
 
 class _Directory(NamedTuple):
@@ -66,6 +69,7 @@ class Extractor:
     def __init__(self, root_fd: int, policy: Policy = Policy()) -> None:  # noqa: B008
         self._root = root_fd
         self._single = policy.single
+        self._unprivileged = policy.single or policy.unprivileged
         self._fds: dict[bytes, int] = {}
         self._directories: dict[bytes, _Directory] = {}
         self._touched: dict[bytes, int] = {}  # mtimes of directories that have no entry, but new content
@@ -185,8 +189,7 @@ class Extractor:
         parent_path, _, name = path.rpartition(b"/")
         if not 0 <= entry.uid < NO_ID or not 0 <= entry.gid < NO_ID:
             raise self._refused(path, f"its owner {entry.uid}:{entry.gid} is no user and group")
-        if entry.mtime > MAX_TIME:
-            entry.mtime = MAX_TIME
+        entry.mtime = max(-MAX_TIME, min(entry.mtime, MAX_TIME))
         kind = entry.kind
         if not path:
             self._set_directory(os.dup(self._root), path, entry)
@@ -330,11 +333,13 @@ class Extractor:
 
     def _make_node(self, parent: int, name: bytes, path: bytes, entry: Entry) -> None:
         """A device or FIFO."""
-        if self._single and entry.kind != FIFO:
+        if self._unprivileged and entry.kind != FIFO:
             self._leave_out("devices, made as empty files")
             self._make_placeholder(parent, name, path, entry)
             return
         kind = _TYPES[entry.kind]
+        if not 0 <= entry.major <= MAX_MAJOR or not 0 <= entry.minor <= MAX_MINOR:
+            raise self._refused(path, f"{entry.major}:{entry.minor} is no device")
         device = os.makedev(entry.major, entry.minor)
         try:
             os.mknod(name, kind | 0o600, device, dir_fd=parent)
@@ -363,7 +368,10 @@ class Extractor:
             self._clear_the_way(parent, name, path)
             fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
         try:
-            self._record_owner(fd, entry)
+            if self._single:
+                self._record_owner(fd, entry)
+            else:
+                os.fchown(fd, entry.uid, entry.gid)
             os.fchmod(fd, entry.mode)
             os.utime(fd, ns=(entry.mtime, entry.mtime))
         finally:
@@ -386,7 +394,7 @@ class Extractor:
                 os.setxattr(target, name, value, follow_symlinks=follow)
         except OSError as error:
             # EPERM: user.* on what is no file or directory, or no privilege. Anything else is our error.
-            allowed = error.errno == errno.EPERM and (self._single or name.startswith("user."))
+            allowed = error.errno == errno.EPERM and (self._unprivileged or name.startswith("user."))
             if error.errno != errno.ENOTSUP and not allowed:
                 raise
             self._leave_out(f"xattr {name}")

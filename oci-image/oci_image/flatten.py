@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from oci_image import descriptor as documents
 from oci_image import tarwrite
 from oci_image.errors import ImageError
 from oci_image.layer import ADD, CLEAR, Layer, show
 from oci_image.tarstream import DIRECTORY, FILE, HARDLINK, SYMLINK
+from oci_image.transfer import read_config, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from oci_image.descriptor import Descriptor
     from oci_image.layer import Change
     from oci_image.tarstream import Entry
+    from oci_image.transports import Source
 
     Opener = Callable[[], Layer]
 
@@ -50,6 +54,18 @@ class _Node:
     @property
     def is_directory(self) -> bool:
         return self.inode is None or self.inode.entry.kind == DIRECTORY
+
+
+def flatten_image(source: Source, descriptor: Descriptor, write: Callable[[bytes], object]) -> None:
+    """Write the root file system of an image (its manifest's descriptor) as a tar stream."""
+    _, manifest = read_document(source, descriptor)
+    where = f"{source.where}: {descriptor['digest']}"
+    layers = documents.check_image(manifest, read_config(source, manifest), where)
+
+    def opener(layer: Descriptor, diff_id: str) -> Opener:
+        return lambda: Layer(source.open_blob(layer), diff_id, f"{source.where}: {layer['digest']}")
+
+    flatten([opener(layer, diff_id) for layer, diff_id in layers], write, where)
 
 
 def flatten(layers: list[Opener], write: Callable[[bytes], object], where: str) -> None:

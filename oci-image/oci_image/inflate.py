@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from oci_image.digest import Reader
     from oci_image.tarstream import Limits
 
-PIECE = 1 << 18  # bytes that come out at once: what a thread gets done before the next one may go on
-INPUT = 1 << 17
-AHEAD = 16  # pieces that a thread may be ahead
+PIECE = 1 << 20  # bytes that come out at once: what a thread gets done before the next one may go on
+INPUT = 1 << 18
+AHEAD = 8  # pieces that a thread may be ahead
 MAX_WINDOW = 1 << 27  # bytes of memory that a zstd frame may ask for, as of zstd's own command
 
 _ZSTD_SKIPPABLE = tuple(bytes([0x50 + i, 0x2A, 0x4D, 0x18]) for i in range(16))

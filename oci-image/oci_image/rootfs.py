@@ -1,38 +1,24 @@
-"""Images from a tar stream of a root file system (docker import), and back (docker export)."""
+"""Images from a tar stream of a root file system, as docker import makes them."""
 
 from __future__ import annotations
 
-import os
-import time
-import zlib
 from typing import TYPE_CHECKING, Any
 
 from oci_image import descriptor as documents
 from oci_image.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from oci_image.digest import new_hash
-from oci_image.errors import ImageError
-from oci_image.flatten import flatten
 from oci_image.inflate import Peeked, Pipeline, compression_of, inflated
-from oci_image.layer import Layer
+from oci_image.pack import compressor, timestamp
 from oci_image.tarstream import LIMITS, TarReader
-from oci_image.transfer import read_config, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
 
     from oci_image.descriptor import Descriptor
     from oci_image.digest import Reader
+    from oci_image.pack import Compressor
     from oci_image.platforms import Platform
     from oci_image.store import BlobWriter, Import
-    from oci_image.transports import Source
-
-    class Compressor(Protocol):
-        def compress(self, data: bytes, /) -> bytes: ...
-        def flush(self) -> bytes: ...
-
-
-COMPRESSIONS = ("gzip", "zstd", "none")
 
 
 def import_rootfs(
@@ -42,27 +28,29 @@ def import_rootfs(
     platform: Platform,
     run_config: dict[str, Any],
     *,
-    compression: str = "gzip",
+    compression: str = "",
     comment: str = "",
 ) -> Descriptor:
     """An image of one layer, which reader holds as a tar stream; its manifest, not yet named.
 
-    A stream that is compressed stays as it is; else compression says how. run_config is the
-    `config` of the image. The stream is read as a layer would be: raises ImageError when it is none.
+    compression is the layer's; "" leaves a compressed stream as it is, and makes gzip of another one.
+    run_config is the `config` of the image. The stream is read as a layer would be: raises ImageError
+    when it is none.
     """
     peeked = Peeked(reader)
     found = compression_of(peeked.start, where)
     hashed = new_hash()
     with session.writer() as writer:
-        if found:
+        wanted = compression or found or "gzip"
+        if wanted == found:
             stream: Reader = _Tee(peeked, writer)
-            compressor = None
+            packer = None
         else:
             stream = peeked
-            compressor = _compressor(compression)
+            packer = compressor(wanted)
         pipeline = Pipeline(inflated(stream, where))
         try:
-            tee = _Chunks(pipeline, hashed.update, writer, compressor)
+            tee = _Chunks(pipeline, hashed.update, writer, packer)
             tar = TarReader(tee, where, LIMITS)
             while tar.next():
                 pass
@@ -70,16 +58,16 @@ def import_rootfs(
                 pass
         finally:
             pipeline.close()
-        if compressor:
-            writer.write(compressor.flush())
+        if packer:
+            writer.write(packer.flush())
         digest = writer.commit()
-        kind = found or ("" if compression == "none" else compression)
+        kind = "" if wanted == "none" else wanted
         layer = {
             "mediaType": OCI_LAYER + (f"+{kind}" if kind else ""),
             "digest": digest,
             "size": writer.size,
         }
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_now()))
+    created = timestamp()
     config: dict[str, Any] = {
         "created": created,
         "architecture": platform.architecture,
@@ -97,38 +85,6 @@ def import_rootfs(
         "layers": [layer],
     }
     return session.put_bytes(documents.encode(manifest), OCI_MANIFEST)
-
-
-def _now() -> int:
-    """Seconds since the epoch; SOURCE_DATE_EPOCH makes them reproducible."""
-    text = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if not text:
-        return int(time.time())
-    if not text.isdecimal():
-        raise ImageError("SOURCE_DATE_EPOCH", f"{text!r} is not a number of seconds")
-    return int(text)
-
-
-class _None:
-    def compress(self, data: bytes, /) -> bytes:
-        return data
-
-    def flush(self) -> bytes:
-        return b""
-
-
-def _compressor(kind: str) -> Compressor:
-    if kind == "none":
-        return _None()
-    if kind == "zstd":
-        import zstandard
-
-        return zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        return zlib.compressobj(6, zlib.DEFLATED, 31)
-    return isal_zlib.compressobj(2, isal_zlib.DEFLATED, 31)
 
 
 class _Tee:
@@ -168,15 +124,3 @@ class _Chunks:
         if self._compressor and data:
             self._writer.write(self._compressor.compress(data))
         return data
-
-
-def export_rootfs(source: Source, descriptor: Descriptor, write: Callable[[bytes], object]) -> None:
-    """The root file system of an image (its manifest's descriptor) as a tar stream."""
-    _, manifest = read_document(source, descriptor)
-    where = f"{source.where}: {descriptor['digest']}"
-    layers = documents.check_image(manifest, read_config(source, manifest), where)
-
-    def opener(layer: Descriptor, diff_id: str) -> Callable[[], Layer]:
-        return lambda: Layer(source.open_blob(layer), diff_id, f"{source.where}: {layer['digest']}")
-
-    flatten([opener(layer, diff_id) for layer, diff_id in layers], write, where)

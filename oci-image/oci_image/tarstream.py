@@ -301,7 +301,7 @@ class TarReader:
             entry.stored = entry.size = 0
         if entry.size < 0:
             raise self._error(f"size {entry.size} is negative")
-        if b"\0" in entry.name or b"\0" in entry.linkname:
+        if b"\0" in entry.name or b"\0" in entry.linkname or any("\0" in name for name in entry.xattrs):
             raise self._error("a name holds a NUL")
         stored = entry.stored
         if fields[7] == b"S":

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable
@@ -16,11 +17,14 @@ from typing import Any
 
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from oci_image import descriptor, extract, inflate
 from oci_image.errors import ImageError, TooLarge
 from oci_image.extract import Extractor, Policy
 from oci_image.layer import Layer
+from oci_image.removal import remove_tree
 from oci_image.store import Store
 from oci_image.tarstream import LIMITS
 from oci_image.transports import Location, open_source
@@ -347,3 +351,48 @@ def test_nothing_here_uses_tarfile_or_joins_paths(tmp_path: Path) -> None:
         assert "import tarfile" not in text
         assert "extractall" not in text
     assert "os.path" not in Path(extract.__file__).read_text()
+
+
+NUMBERS = st.sampled_from([0, 1, 255, 1 << 20, 1 << 31, (1 << 32) - 1, 1 << 32]) | st.integers(0, 1 << 63)
+NAMES = st.sampled_from(
+    ["a", "b", "a/b", "a/../b", "./a", "/a", "..", ".", "a/.wh.b", ".wh.a", "a/.wh..wh..opq", "�"]
+)
+KEYS = """mtime size uid path linkpath SCHILY.xattr.user.x SCHILY.xattr. SCHILY.xattr.user.\0
+SCHILY.xattr.security.capability SCHILY.xattr.system.posix_acl_access SCHILY.acl.access
+LIBARCHIVE.xattr.user.y GNU.sparse.map GNU.sparse.size"""
+VALUES = "0 1 -1 99999999999999999999 9223372036854775808.9 -9999999999999999999 x a/b user::rwx 0,1 .. \0"
+RECORDS = st.dictionaries(
+    st.sampled_from(KEYS.split()), st.sampled_from([*VALUES.split(" "), ""]), max_size=2
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(NAMES, st.sampled_from("012345670L"), NAMES, NUMBERS, NUMBERS, NUMBERS, RECORDS), max_size=5
+    )
+)
+def test_any_header_is_applied_within_the_root_or_a_typed_error(headers: list[Any]) -> None:
+    """Names, links, whiteouts, numbers and records in any combination: never a traceback, nothing left."""
+    entries = []
+    for name, kind, target, one, two, three, records in headers:
+        info = member(name, kind.encode(), linkname=target, uid=one, mtime=two, pax_headers=records)
+        info.devmajor = info.devminor = three % (1 << 21)
+        entries.append(info)
+    layer = tar_of(*entries)
+    directory = tempfile.mkdtemp(prefix="ocirt-test-")
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    extractor = Extractor(fd)
+    try:
+        with Layer(io.BytesIO(layer), digest(layer), "layer") as stream:
+            extractor.apply(stream, "layer")
+        extractor.finish()
+    except ImageError as error:
+        told = str(error)
+        assert told.isprintable()  # noqa: PT017
+    finally:
+        extractor.close()
+        os.close(fd)
+        parent = os.open("/tmp", os.O_RDONLY | os.O_DIRECTORY)
+        remove_tree(parent, os.path.basename(directory))
+        os.close(parent)

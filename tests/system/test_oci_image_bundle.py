@@ -404,7 +404,51 @@ def test_a_user_without_root_bundles_and_runs(work: Path, ocirt: Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     assert "uid=0(root) gid=0(root)" in done.stdout
     assert "seeded" in done.stdout
-    assert "33:33 is not mapped: without root, the user 0:0 alone is" in done.stdout
+    assert "user 33 is not mapped: without root, user 0 alone is" in done.stdout
     assert (home / "told").read_text() == ""
     assert not (home / "b").exists()
     assert not (home / "other").exists()
+
+
+def test_subordinate_ids_own_what_the_image_says(work: Path, ocirt: Path) -> None:
+    """As a user with ranges in subuid and subgid: web's files are web's in the container."""
+    home = work / "home"
+    home.mkdir()
+    (home / "base.tar").write_bytes(BASE)
+    (work / "subids").write_text("daemon:200000:65536\n")
+    os.chown(home, 1, 1)
+    for parent in (work, *work.parents[:-2]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    script = f"""
+        set -e
+        cd {home}
+        export HOME={home} XDG_RUNTIME_DIR={home}
+        oci() {{ {PROGRAM} --root {home}/images "$@"; }}
+        oci import base.tar app --user web --cmd '["/bin/sh", "-c", "id; cat /data/seed; touch /data/seed"]'
+        oci bundle --subordinate app b
+        stat -c %u b/rootfs/data/seed b/rootfs/bin/busybox
+        {ocirt} --root {home}/state run --bundle b c
+        oci unbundle b
+        oci unpack --subordinate app tree
+        stat -c %u tree/data/seed
+        oci bundle --subordinate app other --user 70000 2>&1 || true
+    """
+    words = ["setpriv", "--reuid=1", "--regid=1", "--clear-groups", "sh", "-c", script]
+    around = f'mount --bind {work}/subids /etc/subuid; mount --bind {work}/subids /etc/subgid; exec "$@"'
+    outer = ["unshare", "--mount", "sh", "-ec", around, "sh", *words]
+    done = subprocess.run(outer, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr + done.stdout
+    lines = done.stdout.splitlines()
+    assert lines[1:3] == ["200032", "1"]  # web is 33: the 33rd of the range, after root; root is daemon
+    assert "uid=33(web) gid=33(www)" in done.stdout
+    assert "seeded200032" in done.stdout
+    assert "user 70000 is not mapped: without root, users 0 to 65536 are" in done.stdout
+    assert not (home / "b").exists()
+    assert not (home / "other").exists()
+
+
+@pytest.mark.parametrize("words", [["bundle"], ["unpack"]])
+def test_root_needs_no_subordinate_ids(oci: Command, work: Path, words: list[str]) -> None:
+    make_image(work / "l", "n", BASE)
+    told = oci.fails(*words, "--subordinate", f"oci:{work}/l:n", work / "b")
+    assert told.endswith("is for users without root, who cannot set owners otherwise")

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.lib.images import make_image, make_index, member, tar_of
+from tests.lib.images import digest, make_image, make_index, member, tar_of
 
 PROGRAM = os.environ.get("OCI_IMAGE") or str(Path(sys.executable).parent / "oci-image")
 LAYER = tar_of(member("bin", tarfile.DIRTYPE), ("bin/tool", "#!/bin/sh\n"), ("etc/motd", "hello\n"))
@@ -78,7 +79,7 @@ def podman_of(tmp_path: Path) -> Iterator[list[object]]:
 
 
 def test_a_store_is_used_from_import_to_gc(oci: Command, archive: Path, tmp_path: Path) -> None:
-    digest = oci("import", archive, "app:1", "--cmd", '["/bin/tool"]', "--env", "A=b").stdout.strip()
+    top = oci("import", archive, "app:1", "--cmd", '["/bin/tool"]', "--env", "A=b").stdout.strip()
     oci("tag", "app:1", "app:2", "registry.example/app")
     rows = oci.json("images")
     assert [row["name"] for row in rows] == [
@@ -86,16 +87,16 @@ def test_a_store_is_used_from_import_to_gc(oci: Command, archive: Path, tmp_path
         "docker.io/library/app:2",
         "registry.example/app:latest",
     ]
-    assert {row["digest"] for row in rows} == {digest}
+    assert {row["digest"] for row in rows} == {top}
     table = oci("images").stdout.splitlines()
     assert table[0].split() == ["NAME", "DIGEST", "PLATFORM", "CREATED", "SIZE"]
     assert [line.split()[0] for line in table[1:]] == ["app:1", "app:2", "registry.example/app:latest"]
     seen = oci.json("inspect", "app:2")
     assert seen["config"]["config"] == {"Cmd": ["/bin/tool"], "Env": ["A=b"]}
-    assert "/bin/tool" in oci("inspect", digest[7:19]).stdout
+    assert "/bin/tool" in oci("inspect", top[7:19]).stdout
     oci("rm", "app:1", "app:2")
     assert oci.json("gc")["blobs"] == 0
-    oci("rm", digest)
+    oci("rm", top)
     assert oci.json("images") == []
     assert oci.json("gc")["blobs"] == 3
     assert oci("fsck").stdout == "nothing is wrong\n"
@@ -120,6 +121,22 @@ def test_a_compressed_tar_file_stays_the_layer_as_it_is(oci: Command, archive: P
     assert layer["size"] == Path(f"{archive}.zst").stat().st_size
 
 
+@pytest.mark.parametrize(("given", "wanted"), [("zstd", "gzip"), ("gzip", "none"), ("gzip", "zstd")])
+def test_a_layer_is_compressed_anew_when_asked(oci: Command, archive: Path, given: str, wanted: str) -> None:
+    subprocess.run([given, "-q", archive], check=True)
+    file = f"{archive}.{'zst' if given == 'zstd' else 'gz'}"
+    oci("import", file, "app", "--compression", wanted)
+    found = oci.json("inspect", "app")
+    assert found["manifest"]["layers"][0]["mediaType"].endswith({"none": ".tar"}.get(wanted, f"+{wanted}"))
+    assert found["config"]["rootfs"]["diff_ids"] == [digest(LAYER)]
+    assert "tool" in str(oci("export", "app", text=False).stdout)
+
+
+def test_the_store_is_its_owner_s_alone(oci: Command) -> None:
+    oci("images")
+    assert stat.S_IMODE(oci.root.stat().st_mode) == 0o700
+
+
 def test_import_is_reproducible(oci: Command, archive: Path) -> None:
     env = {**os.environ, "SOURCE_DATE_EPOCH": "1000000000"}
     first = oci("import", archive, "a", env=env).stdout
@@ -131,15 +148,15 @@ def test_import_refuses_what_is_no_tar_file_and_leaves_nothing(oci: Command, tmp
     (tmp_path / "x").write_bytes(b"x" * 10000)
     assert "this is not a tar stream" in oci.fails("import", tmp_path / "x", "app")
     assert oci.json("images") == []
-    assert oci.json("gc") == {"blobs": 0, "bytes": 0, "temporary": 0}
+    assert oci.json("gc") == {"blobs": 0, "bytes": 0, "temporary": 0, "snapshots": 0}
 
 
 def test_podman_and_skopeo_read_what_save_writes(oci: Command, archive: Path, tmp_path: Path) -> None:
-    digest = oci("import", archive, "app:1", "--label", "a=b").stdout.strip()
+    top = oci("import", archive, "app:1", "--label", "a=b").stdout.strip()
     oci("save", "app:1", "--output", tmp_path / "docker.tar")
     oci("save", "app:1", "--format", "oci", "--output", tmp_path / "oci.tar")
     seen = json.loads(succeed("skopeo", "inspect", f"oci-archive:{tmp_path}/oci.tar"))
-    assert (seen["Digest"], seen["Labels"]) == (digest, {"a": "b"})
+    assert (seen["Digest"], seen["Labels"]) == (top, {"a": "b"})
     with podman_of(tmp_path) as podman:
         assert "docker.io/library/app:1" in succeed(
             *podman, "load", "--quiet", "--input", tmp_path / "docker.tar"

@@ -63,14 +63,16 @@ SAME_SUBJECT = {
 IMAGE_PACKAGE = ROOT / "oci-image/oci_image"
 IMAGE_LAYERS = (
     "errors",
-    "digest platforms acl removal copytree users overlay",
+    "digest platforms acl removal copytree users overlay userns",
     "reference descriptor tarstream conversion",
     "tarwrite inflate store",
     "layer gc",
     "extract",
     "transports",
-    "flatten transfer",
-    "rootfs unpack snapshots",
+    "transfer diff",
+    "flatten",
+    "pack",
+    "rootfs unpack snapshots look",
     "bundle",
     "cli",
 )

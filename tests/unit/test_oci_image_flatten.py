@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from oci_image.errors import ImageError
-from oci_image.rootfs import export_rootfs
+from oci_image.flatten import flatten_image
 from oci_image.transports import Location, open_source
 from tests.lib.images import make_image, member, tar_of
 
@@ -28,7 +28,7 @@ def merged(path: Path, *layers: bytes) -> dict[str, Info]:
     source = open_source(Location("oci", f"{path}/l"))
     out = io.BytesIO()
     try:
-        export_rootfs(source, source.find("n"), out.write)
+        flatten_image(source, source.find("n"), out.write)
     finally:
         source.close()
     out.seek(0)

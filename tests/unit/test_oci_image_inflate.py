@@ -83,6 +83,11 @@ def test_damaged_zstd_is_told() -> None:
         read(bytes(data))
 
 
+def test_what_follows_a_zstd_stream_is_told() -> None:
+    with pytest.raises(ImageError, match="zstd"):
+        read(zstandard.ZstdCompressor().compress(DATA) + b"garbage")
+
+
 def test_a_zstd_window_that_is_too_large_is_refused() -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from oci_image import bundle
 from oci_image.cli import common
 from oci_image.cli.import_ import command_words
-from oci_image.cli.unpack_ import add_rootless, tell_left_out
+from oci_image.cli.unpack_ import add_rootless, entered, tell_left_out
 from oci_image.conversion import Overrides
 from oci_image.errors import ImageError
 from oci_image.snapshots import OVERLAY, Snapshots
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_platform(parser)
     root = parser.add_mutually_exclusive_group()
     text = "overlay: layers are shared between bundles (default); vfs: a copy of a shared tree"
-    root.add_argument("--driver", metavar="DRIVER", default=OVERLAY, help=text)
+    root.add_argument("--driver", metavar="DRIVER", help=text)
     root.add_argument(
         "--copy", action="store_true", help="a full tree that shares nothing (default unless root)"
     )
@@ -57,12 +57,15 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.read_only,
         arguments.host_network,
     )
+    if arguments.driver and arguments.rootless:
+        raise ImageError("--driver", f"{arguments.driver} needs root: without it a bundle is a full copy")
+    maps = entered(arguments)  # before there are threads
     source, top = common.find(arguments, arguments.image)
     snapshots = None
     try:
         descriptor = resolve(source, top, common.platform(arguments))
         if not arguments.copy and not arguments.rootless:
-            snapshots = Snapshots(snapshots_path(arguments), arguments.driver)
+            snapshots = Snapshots(snapshots_path(arguments), arguments.driver or OVERLAY)
         made = bundle.make(
             source,
             descriptor,
@@ -70,7 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
             overrides,
             snapshots=snapshots,
             name=arguments.image,
+            place=str(common.place(arguments, arguments.image)),
             rootless=arguments.rootless,
+            maps=maps,
         )
     finally:
         if snapshots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ def store_path(arguments: argparse.Namespace) -> str:
 
 
 def open_store(arguments: argparse.Namespace) -> Store:
-    """The store, made when it does not exist."""
+    """The store, made when it does not exist; for nobody but its owner, as images may hold secrets."""
+    os.makedirs(arguments.root, mode=0o700, exist_ok=True)
     return Store.create(store_path(arguments))
 
 
@@ -44,6 +46,20 @@ def store_name(text: str) -> str:
 def location(arguments: argparse.Namespace, text: str) -> Location:
     """Where an IMAGE is: the place it names, else the store."""
     return parse_location(text) or Location(OCI, store_path(arguments), store_name(text))
+
+
+def place(arguments: argparse.Namespace, text: str) -> Location:
+    """Where an IMAGE is to be found from any working directory, without its name."""
+    found = parse_location(text) or Location(OCI, store_path(arguments))
+    return Location(found.transport, os.path.abspath(found.path))
+
+
+def tell_made(arguments: argparse.Namespace, name: str, descriptor: Descriptor) -> None:
+    """What a verb that makes an image prints."""
+    if arguments.json:
+        print_json({"name": name, "digest": descriptor["digest"]})
+    else:
+        print(descriptor["digest"])
 
 
 def find(arguments: argparse.Namespace, text: str) -> tuple[Source, Descriptor]:

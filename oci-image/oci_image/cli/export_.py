@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from oci_image.cli import common
 from oci_image.errors import ImageError
-from oci_image.rootfs import export_rootfs
+from oci_image.flatten import flatten_image
 from oci_image.transfer import resolve
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         descriptor = resolve(source, top, common.platform(arguments))
         if arguments.output == "-":
-            export_rootfs(source, descriptor, sys.stdout.buffer.write)
+            flatten_image(source, descriptor, sys.stdout.buffer.write)
             sys.stdout.buffer.flush()
             return 0
         temporary = f"{arguments.output}.{os.getpid()}.tmp"
         with open(temporary, "xb") as file:
             try:
-                export_rootfs(source, descriptor, file.write)
+                flatten_image(source, descriptor, file.write)
                 file.flush()
                 os.fsync(file.fileno())
                 os.rename(temporary, arguments.output)

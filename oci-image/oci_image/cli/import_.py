@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from oci_image import platforms
 from oci_image.cli import common
 from oci_image.errors import ImageError
-from oci_image.rootfs import COMPRESSIONS, import_rootfs
+from oci_image.pack import COMPRESSIONS
+from oci_image.rootfs import import_rootfs
 from oci_image.store import FdReader, Store
 from oci_image.transports import OCI
 from ocirt.errors import SpecError
@@ -28,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name", metavar="NAME", nargs="?", help="of the image: in the store, or oci:DIR[:NAME]"
     )
     parser.add_argument("--platform", metavar="PLATFORM", help="that it is for (default: this machine's)")
-    text = "of the layer, where the file is not compressed (default: %(default)s)"
-    parser.add_argument("--compression", choices=COMPRESSIONS, default="gzip", help=text)
+    text = "of the layer (default: the file's, gzip where it has none)"
+    parser.add_argument("--compression", choices=COMPRESSIONS, default="", help=text)
     parser.add_argument("--comment", metavar="TEXT", default="", help="for the image's history")
     command = 'a JSON array ["/bin/tool", "-x"], or a line for /bin/sh'
     parser.add_argument("--entrypoint", metavar="COMMAND", help=command)

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from oci_image.cli import common
+from oci_image.cli.template import fill
 from oci_image.descriptor import CONFIGS, INDEXES
 from oci_image.errors import printable
 from oci_image.platforms import of_document
@@ -23,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--json", action="store_true", help="print JSON")
+    text = "print {{.member.member}} and {{json .member}} of what --json prints, and the text between"
+    what.add_argument("--format", metavar="TEMPLATE", help=text)
     what.add_argument("--raw", action="store_true", help="print the manifest or index, byte for byte")
     what.add_argument("--config", action="store_true", help="print the image config as JSON")
     common.add_platform(parser)
@@ -40,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
         source.close()
     if arguments.config:
         common.print_json(found["config"])
+    elif arguments.format is not None:
+        print(fill(arguments.format, found))
     elif arguments.json:
         common.print_json(found)
     else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from oci_image import bundle
+from oci_image.userns import enter
 from ocirt.errors import OcirtError, Several
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     failed: list[OcirtError] = []
+    if os.geteuid() and any(map(bundle.is_subordinate, arguments.directories)):
+        enter()  # who owns such files may be removed by nobody else
     for directory in arguments.directories:
         try:
             bundle.remove(directory)

@@ -7,12 +7,16 @@ import sys
 from typing import TYPE_CHECKING
 
 from oci_image.cli import common
+from oci_image.errors import ImageError
 from oci_image.extract import Policy
 from oci_image.transfer import resolve
 from oci_image.unpack import apply_image, new_directory
+from oci_image.userns import enter
 
 if TYPE_CHECKING:
     import argparse
+
+    from oci_image.userns import Maps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,16 +27,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rootless(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_mutually_exclusive_group()
     text = "one user owns all; owners are recorded in xattrs, devices are empty files (default unless root)"
-    parser.add_argument("--rootless", action="store_true", default=os.geteuid() != 0, help=text)
+    how.add_argument("--rootless", action="store_true", default=os.geteuid() != 0, help=text)
+    text = "without root: owners are the user's subordinate ids, as of /etc/subuid and /etc/subgid"
+    how.add_argument("--subordinate", action="store_true", help=text)
+
+
+def entered(arguments: argparse.Namespace) -> Maps | None:
+    """The id maps of --subordinate, whose user namespace this process is in then; None without it."""
+    if not arguments.subordinate:
+        return None
+    if os.geteuid() == 0:
+        raise ImageError("--subordinate", "is for users without root, who cannot set owners otherwise")
+    return enter()
 
 
 def run(arguments: argparse.Namespace) -> int:
+    maps = entered(arguments)  # before there are threads
+    policy = Policy(single=arguments.rootless and maps is None, unprivileged=maps is not None)
     source, top = common.find(arguments, arguments.image)
     try:
         descriptor = resolve(source, top, common.platform(arguments))
         with new_directory(arguments.directory) as (_, fd):
-            _, left_out = apply_image(source, descriptor, fd, Policy(single=arguments.rootless))
+            _, left_out = apply_image(source, descriptor, fd, policy)
     finally:
         source.close()
     tell_left_out(left_out)

@@ -1,0 +1,116 @@
+"""A user without root who has subordinate ids (subuid(5)): root of a user namespace that maps them.
+
+newuidmap and newgidmap of the shadow suite, which may write such maps, are executed from fixed places.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from typing import NamedTuple
+
+from oci_image.errors import ImageError
+from ocirt import kernel
+
+SUBUID, SUBGID = "/etc/subuid", "/etc/subgid"
+PLACES = ("/usr/bin", "/bin")
+MAX_FILE = 1 << 20
+
+
+class Map(NamedTuple):
+    """size ids of the host from host on are those from container on in the namespace."""
+
+    container: int
+    host: int
+    size: int
+
+    def as_spec(self) -> dict[str, int]:
+        """As linux.uidMappings of config.json has it."""
+        return {"containerID": self.container, "hostID": self.host, "size": self.size}
+
+
+class Maps(NamedTuple):
+    uids: list[Map]
+    gids: list[Map]
+
+
+def enter() -> Maps:
+    """Make the calling process, which must have one thread, root of a new user namespace.
+
+    Its own ids are 0 there, its subordinate ones follow. Raises ImageError without such ids or helpers.
+    """
+    uid, gid = os.getuid(), os.getgid()
+    maps = Maps(_maps(SUBUID, uid, uid), _maps(SUBGID, uid, gid))
+    helpers = [_helper("newuidmap"), _helper("newgidmap")]
+    ready, go = os.pipe()
+    pid = os.getpid()
+    child = os.fork()  # stays outside the namespace, where the helpers have their privilege
+    if child == 0:
+        os.close(go)
+        os._exit(_write_maps(ready, pid, helpers, maps))
+    os.close(ready)
+    try:
+        kernel.unshare(kernel.CLONE_NEWUSER)
+        os.write(go, b"\n")
+    except OSError as error:
+        raise ImageError("user namespace", os.strerror(error.errno or 0)) from None
+    finally:
+        os.close(go)
+        _, status = os.waitpid(child, 0)
+    if status:
+        raise ImageError("user namespace", f"{helpers[0]} or {helpers[1]} failed to write the id maps")
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    return maps
+
+
+def _write_maps(ready: int, pid: int, helpers: list[str], maps: Maps) -> int:
+    """In the child: wait for the namespace, then map. Exit status."""
+    if not os.read(ready, 1):
+        return 0  # there is none: told already
+    for helper, rows in zip(helpers, maps, strict=True):
+        words = [str(number) for row in rows for number in row]
+        if subprocess.run([helper, str(pid), *words], stdin=subprocess.DEVNULL).returncode:
+            return 1
+    return 0
+
+
+def _helper(name: str) -> str:
+    for place in PLACES:
+        if os.access(f"{place}/{name}", os.X_OK):
+            return f"{place}/{name}"
+    raise ImageError(name, "is not installed (package uidmap): subordinate ids cannot be mapped without it")
+
+
+def _maps(path: str, uid: int, own: int) -> list[Map]:
+    """Own id as 0, then the ranges that the file gives to the user."""
+    maps = [Map(0, own, 1)]
+    at = 1
+    for start, size in ranges(path, uid):
+        maps.append(Map(at, start, size))
+        at += size
+    if at == 1:
+        raise ImageError(path, f"gives no ids to the user {uid}")
+    return maps
+
+
+def ranges(path: str, uid: int) -> list[tuple[int, int]]:
+    """(first id, number) of the lines for a user, by name or number. Other lines are passed over."""
+    names = {str(uid)}
+    try:
+        names.add(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        pass
+    try:
+        data = kernel.read_file(path, MAX_FILE)
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in data.decode("utf-8", "replace").splitlines():
+        fields = line.strip().split(":")
+        if len(fields) == 3 and fields[0] in names and all(one.isdecimal() for one in fields[1:]):
+            start, size = int(fields[1]), int(fields[2])
+            if size and start + size <= 1 << 32:
+                found.append((start, size))
+    return found
