@@ -62,8 +62,9 @@ def make(
     maps: Maps | None = None,
 ) -> Made:
     """Make a bundle of an image (its manifest's descriptor). name and place (TRANSPORT:PATH, where
-    commit finds the image again) are recorded. rootless: for a user without root, who owns all, or
-    with maps has entered the user namespace that they describe.
+    commit finds the image again) are recorded. maps: the container gets a user namespace, and files
+    the ids of the host that they name. rootless: for a user without root, who owns all, or with maps
+    has entered that namespace already.
 
     With snapshots the root stands on them; without, it is a copy of the image's own. Raises
     ImageError, and nothing is left then.
@@ -77,12 +78,17 @@ def make(
         "driver": COPY,
     }
     left_out: dict[str, int] = {}
-    policy = Policy(single=rootless and maps is None, unprivileged=rootless)
+    policy = Policy(rootless and maps is None, rootless, None if rootless else maps)
+    if maps and snapshots:
+        raise ImageError(directory, "the ids of snapshots are not shifted: a bundle with id maps is a copy")
     mount_fd = -1
     chains: list[str] = []
     try:
         with new_directory(directory) as (path, fd):
             os.mkdir("rootfs", 0o755, dir_fd=fd)
+            if maps and not rootless:
+                os.fchown(fd, 0, maps.root()[1])  # the container's root has to get to its own
+                os.fchmod(fd, 0o710)
             root_fd = os.open("rootfs", _DIRECTORY, dir_fd=fd)
             try:
                 if snapshots is None:

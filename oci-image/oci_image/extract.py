@@ -25,6 +25,7 @@ from ocirt import kernel
 if TYPE_CHECKING:
     from oci_image.layer import Change, Layer
     from oci_image.tarstream import Entry
+    from oci_image.userns import Maps
 
 MOST_FDS = 96  # directories kept open
 NO_ID = 0xFFFFFFFF  # to chown(2) it means: leave it
@@ -45,11 +46,13 @@ class Policy(NamedTuple):
     """single: one user owns everything, and whose it should be is recorded in OWNER_XATTR.
 
     unprivileged (single implies it): devices become empty files, attributes that need privilege are
-    left out; owners are set, as root of a user namespace may.
+    left out; owners are set, as root of a user namespace may. maps: owners are shifted to those of a
+    user namespace.
     """
 
     single: bool = False
     unprivileged: bool = False
+    maps: Maps | None = None
 
 
 class _Directory(NamedTuple):
@@ -70,6 +73,7 @@ class Extractor:
         self._root = root_fd
         self._single = policy.single
         self._unprivileged = policy.single or policy.unprivileged
+        self._maps = policy.maps
         self._fds: dict[bytes, int] = {}
         self._directories: dict[bytes, _Directory] = {}
         self._touched: dict[bytes, int] = {}  # mtimes of directories that have no entry, but new content
@@ -78,6 +82,9 @@ class Extractor:
         self._where = ""
         self.left_out: dict[str, int] = {}
         self._touch(root_fd, b"")
+        self._root_ids = self._maps.root() if self._maps else (0, 0)
+        if self._maps:
+            os.fchown(root_fd, *self._root_ids)
         for name in (DEFAULT_ACL, "system.posix_acl_access"):  # of the directory that the root lies in
             try:
                 os.removexattr(root_fd, name)
@@ -166,7 +173,7 @@ class Extractor:
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
             os.fchmod(fd, 0o755)
             if not self._single:
-                os.fchown(fd, 0, 0)
+                os.fchown(fd, *self._root_ids)
         except NotADirectoryError:
             raise self._refused(path, "is not a directory") from None
         self._fds[path] = fd
@@ -189,6 +196,11 @@ class Extractor:
         parent_path, _, name = path.rpartition(b"/")
         if not 0 <= entry.uid < NO_ID or not 0 <= entry.gid < NO_ID:
             raise self._refused(path, f"its owner {entry.uid}:{entry.gid} is no user and group")
+        if self._maps:
+            ids = self._maps.host_ids(entry.uid, entry.gid)
+            if ids is None:
+                raise self._refused(path, f"its owner {entry.uid}:{entry.gid} is not mapped")
+            entry.uid, entry.gid = ids
         entry.mtime = max(-MAX_TIME, min(entry.mtime, MAX_TIME))
         kind = entry.kind
         if not path:
