@@ -285,3 +285,16 @@ def test_a_rebased_image_stands_on_the_new_base(oci: Command, tmp_path: Path) ->
     assert oci("fsck").stdout == "nothing is wrong\n"
     told = oci.fails("rebase", "app2", "base", f"oci:{tmp_path}/l:new", "app3")
     assert told.endswith("does not stand on the layers of the old base")
+
+
+def test_diff_does_not_look_through_links_of_the_image(oci: Command, tmp_path: Path) -> None:
+    """A link to the host became a directory: what is new in it is new, whatever the host has there."""
+    host = tmp_path / "host"
+    host.mkdir()
+    (host / "file").touch()
+    make_image(tmp_path / "l", "linked", BASE, tar_of(member("s", LINK, linkname=str(host))))
+    oci("bundle", f"oci:{tmp_path}/l:linked", tmp_path / "b", "--", "/bin/sh")
+    (tmp_path / "b/rootfs/s").unlink()
+    (tmp_path / "b/rootfs/s").mkdir()
+    (tmp_path / "b/rootfs/s/file").touch()
+    assert sorted(oci("diff", tmp_path / "b").stdout.splitlines()) == ["A /s/file", "C /s"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from oci_image import bundle
 from oci_image.cli import common
 from oci_image.cli.import_ import command_words
+from oci_image.cli.progress import Bar
 from oci_image.cli.unpack_ import add_rootless, id_maps, tell_left_out
 from oci_image.conversion import Overrides
 from oci_image.errors import ImageError
@@ -65,13 +66,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
     maps = id_maps(arguments)  # before there are threads
     source, top = common.find(arguments, arguments.image)
+    bar = Bar()
     snapshots = None
     try:
         descriptor = resolve(source, top, common.platform(arguments))
         if not arguments.copy and not arguments.rootless and not maps:
             snapshots = Snapshots(snapshots_path(arguments), arguments.driver or OVERLAY)
         made = bundle.make(
-            source,
+            bar.watch(source, descriptor),
             descriptor,
             arguments.directory,
             overrides,
@@ -82,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
             maps=maps,
         )
     finally:
+        bar.end()
         if snapshots:
             snapshots.close()
         source.close()

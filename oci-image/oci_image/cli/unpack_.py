@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from oci_image.cli import common
+from oci_image.cli.progress import Bar
 from oci_image.errors import ImageError
 from oci_image.extract import Policy
 from oci_image.transfer import resolve
@@ -59,11 +60,13 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         policy = Policy(single=arguments.rootless, maps=maps)
     source, top = common.find(arguments, arguments.image)
+    bar = Bar()
     try:
         descriptor = resolve(source, top, common.platform(arguments))
         with new_directory(arguments.directory) as (_, fd):
-            _, left_out = apply_image(source, descriptor, fd, policy)
+            _, left_out = apply_image(bar.watch(source, descriptor), descriptor, fd, policy)
     finally:
+        bar.end()
         source.close()
     tell_left_out(left_out)
     return 0
