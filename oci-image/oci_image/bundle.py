@@ -272,8 +272,11 @@ def read_record(fd: int, where: str) -> dict[str, Any]:
     except OSError:
         raise NotInStore(where, f"is not a bundle that oci-image made: it has no {RECORD}") from None
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{where}/{RECORD}", "is not a regular file")
+        if status.st_uid not in (0, os.geteuid()):  # it says what to unmount and to remove
+            raise ImageError(f"{where}/{RECORD}", f"belongs to the user {status.st_uid}")
         record = documents.parse(kernel.read_all(file, documents.MAX_DOCUMENT), f"{where}/{RECORD}")
     finally:
         os.close(file)

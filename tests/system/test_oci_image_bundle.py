@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import stat
 import subprocess
@@ -486,3 +487,33 @@ def test_id_maps_that_do_not_fit_are_refused(oci: Command, work: Path, words: li
     make_image(work / "l", "n", BASE)
     assert oci.fails("unpack", *words, f"oci:{work}/l:n", work / "out").endswith(told)
     assert not (work / "out").exists()
+
+
+def test_the_record_of_another_user_is_not_believed(work: Path, oci: Command) -> None:
+    (work / "b").mkdir()
+    (work / "b/oci-image.json").write_text('{"driver": "overlay", "id": "a", "snapshots": "/"}')
+    os.chown(work / "b/oci-image.json", 54321, 54321)
+    assert oci.fails("unbundle", work / "b").endswith("oci-image.json: belongs to the user 54321")
+    assert (work / "b").exists()
+
+
+def test_bundles_made_at_once_share_layers_made_once(work: Path, make: Maker) -> None:
+    make_image(work / "l", "n", *LAYERS)
+
+    def work_at(number: int) -> None:
+        for i in range(3):
+            make("n", f"b{number}-{i}")
+
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=work_at, args=(number,)) for number in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert len(make.snapshots()) == len(LAYERS)
+    assert not any(name.startswith(".") for name in make.snapshots())
+    for number in range(3):
+        for i in range(3):
+            assert (work / f"b{number}-{i}/rootfs/full").read_text() == "a file now"
+            bundle.remove(f"{work}/b{number}-{i}")
