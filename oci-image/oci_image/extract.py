@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from oci_image.errors import ImageError
 from oci_image.layer import ADD, CLEAR, show
@@ -23,7 +23,9 @@ from oci_image.tarstream import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARDL
 from ocirt import kernel
 
 if TYPE_CHECKING:
-    from oci_image.layer import Change, Layer
+    from collections.abc import Iterator
+
+    from oci_image.layer import Change
     from oci_image.tarstream import Entry
     from oci_image.userns import Maps
 
@@ -40,6 +42,13 @@ _TYPES = {CHAR: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 # Attributes that mean something on the machine where the layer was made, or to the overlay driver.
 _LEFT_OUT = ("security.selinux", "security.ima", "security.evm", "system.nfs4_acl")
 _LEFT_OUT_BELOW = ("trusted.overlay.", "user.overlay.")
+
+
+class Changes(Protocol):
+    """What a layer.Layer offers."""
+
+    def changes(self) -> Iterator[Change]: ...
+    def data(self) -> Iterator[memoryview]: ...
 
 
 class Policy(NamedTuple):
@@ -92,7 +101,7 @@ class Extractor:
                 if error.errno not in (errno.ENODATA, errno.ENOTSUP):
                     raise
 
-    def apply(self, layer: Layer, where: str) -> None:
+    def apply(self, layer: Changes, where: str) -> None:
         """Apply one layer; where names it in errors. Raises ImageError."""
         self._upper = {b""}
         self._where = where
@@ -191,7 +200,7 @@ class Extractor:
 
     # Additions
 
-    def _add(self, change: Change, layer: Layer) -> None:
+    def _add(self, change: Change, layer: Changes) -> None:
         path, entry = change.path, change.entry
         parent_path, _, name = path.rpartition(b"/")
         if not 0 <= entry.uid < NO_ID or not 0 <= entry.gid < NO_ID:
@@ -227,7 +236,7 @@ class Extractor:
             self._upper.add(path)
             path = path.rpartition(b"/")[0]
 
-    def _make_file(self, parent: int, name: bytes, change: Change, layer: Layer) -> None:
+    def _make_file(self, parent: int, name: bytes, change: Change, layer: Changes) -> None:
         entry = change.entry
         try:
             fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
@@ -252,7 +261,7 @@ class Extractor:
         finally:
             os.close(fd)
 
-    def _write_sparse(self, fd: int, entry: Entry, layer: Layer) -> None:
+    def _write_sparse(self, fd: int, entry: Entry, layer: Changes) -> None:
         pieces = layer.data()
         rest = memoryview(b"")
         for offset, length in entry.sparse or ():
