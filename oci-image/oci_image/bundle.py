@@ -62,8 +62,9 @@ def make(
     maps: Maps | None = None,
 ) -> Made:
     """Make a bundle of an image (its manifest's descriptor). name and place (TRANSPORT:PATH, where
-    commit finds the image again) are recorded. rootless: for a user without root, who owns all, or
-    with maps has entered the user namespace that they describe.
+    commit finds the image again) are recorded. maps: the container gets a user namespace, and files
+    the ids of the host that they name. rootless: for a user without root, who owns all, or with maps
+    has entered that namespace already.
 
     With snapshots the root stands on them; without, it is a copy of the image's own. Raises
     ImageError, and nothing is left then.
@@ -77,12 +78,17 @@ def make(
         "driver": COPY,
     }
     left_out: dict[str, int] = {}
-    policy = Policy(single=rootless and maps is None, unprivileged=rootless)
+    policy = Policy(rootless and maps is None, rootless, None if rootless else maps)
+    if maps and snapshots:
+        raise ImageError(directory, "the ids of snapshots are not shifted: a bundle with id maps is a copy")
     mount_fd = -1
     chains: list[str] = []
     try:
         with new_directory(directory) as (path, fd):
             os.mkdir("rootfs", 0o755, dir_fd=fd)
+            if maps and not rootless:
+                os.fchown(fd, 0, maps.root()[1])  # the container's root has to get to its own
+                os.fchmod(fd, 0o710)
             root_fd = os.open("rootfs", _DIRECTORY, dir_fd=fd)
             try:
                 if snapshots is None:
@@ -266,8 +272,11 @@ def read_record(fd: int, where: str) -> dict[str, Any]:
     except OSError:
         raise NotInStore(where, f"is not a bundle that oci-image made: it has no {RECORD}") from None
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{where}/{RECORD}", "is not a regular file")
+        if status.st_uid not in (0, os.geteuid()):  # it says what to unmount and to remove
+            raise ImageError(f"{where}/{RECORD}", f"belongs to the user {status.st_uid}")
         record = documents.parse(kernel.read_all(file, documents.MAX_DOCUMENT), f"{where}/{RECORD}")
     finally:
         os.close(file)

@@ -80,8 +80,8 @@ def convert(
 ) -> Converted:
     """The config.json for a checked image config; names of users are looked up in root_fd.
 
-    rootless: for a user namespace, in which the caller alone is mapped, or what maps says. The
-    bundle's root is "rootfs". Raises ImageError.
+    rootless: for a user namespace, in which the caller alone is mapped. maps: for a user namespace
+    with these maps. The bundle's root is "rootfs". Raises ImageError.
     """
     if image["os"] != "linux":
         raise ImageError("os", f"the image is for {image['os']}, not for linux", "conversion.md")
@@ -89,11 +89,13 @@ def convert(
     v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
     if rootless:
         spec = rootless_example(os.geteuid(), os.getegid(), cgroup_namespace=v2)
-        if maps:
-            spec["linux"]["uidMappings"] = [one.as_spec() for one in maps.uids]
-            spec["linux"]["gidMappings"] = [one.as_spec() for one in maps.gids]
     else:
         spec = example(cgroup_namespace=v2)
+        if maps:
+            spec["linux"]["namespaces"].append({"type": "user"})
+    if maps:
+        spec["linux"]["uidMappings"] = [one.as_spec() for one in maps.uids]
+        spec["linux"]["gidMappings"] = [one.as_spec() for one in maps.gids]
     process = spec["process"]
     process["terminal"] = overrides.terminal
     process["args"] = _args(config, overrides)
@@ -103,7 +105,7 @@ def convert(
     user = users.resolve(
         config.get("User") or "" if overrides.user is None else overrides.user, root_fd, where
     )
-    if rootless:
+    if rootless or maps:
         _check_mapped(user, spec["linux"], where)
     process["user"] = {"uid": user.uid, "gid": user.gid}
     if user.additional_gids:
@@ -128,11 +130,13 @@ def convert(
 
 def _check_mapped(user: users.User, linux: dict[str, Any], where: str) -> None:
     for what, kind, ids in (("user", "uid", [user.uid]), ("group", "gid", [user.gid, *user.additional_gids])):
-        last = sum(row["size"] for row in linux[f"{kind}Mappings"]) - 1
+        rows = [
+            (row["containerID"], row["containerID"] + row["size"] - 1) for row in linux[f"{kind}Mappings"]
+        ]
+        known = ", ".join(f"{first} to {last}" if first < last else f"{first}" for first, last in rows)
         for one in ids:
-            if one > last:
-                known = f"{what}s 0 to {last} are" if last else f"{what} 0 alone is"
-                raise ImageError(where, f"{what} {one} is not mapped: without root, {known}")
+            if not any(first <= one <= last for first, last in rows):
+                raise ImageError(where, f"{what} {one} is not mapped in the user namespace: {known}")
 
 
 def checked(spec: dict[str, Any]) -> dict[str, Any]:

@@ -249,6 +249,17 @@ def check_image(manifest: dict[str, Any], config: dict[str, Any], where: str) ->
     return list(zip(layers, diff_ids, strict=True))
 
 
+def is_image(manifest: dict[str, Any]) -> bool:
+    """Is a checked manifest that of a root file system? Others are artifacts: charts, attestations.
+
+    buildkit gives its attestations an image's config, so the layers have to be looked at too.
+    """
+    if manifest["config"]["mediaType"] not in CONFIGS:
+        return False
+    kinds = [layer["mediaType"] for layer in manifest["layers"]]
+    return all(kind in LAYERS or FOREIGN.search(kind) for kind in kinds)
+
+
 def referred(document: dict[str, Any], media_type: str) -> Iterator[Descriptor]:
     """The descriptors that a checked manifest or index holds."""
     if media_type in INDEXES:

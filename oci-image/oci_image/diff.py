@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from oci_image import tarwrite
 from oci_image.layer import OPAQUE, WHITEOUT
 from oci_image.tarstream import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK
+from ocirt import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,12 +52,7 @@ class Found(NamedTuple):
 
     @property
     def is_opaque(self) -> bool:
-        if not stat.S_ISDIR(self.status.st_mode):
-            return False
-        try:
-            return os.getxattr(self.link, OVERLAY_OPAQUE, follow_symlinks=False) == b"y"
-        except OSError:
-            return False  # it has none
+        return stat.S_ISDIR(self.status.st_mode) and _opaque(self.link)
 
 
 def walk(upper_fd: int) -> Iterator[Found]:
@@ -109,35 +105,69 @@ def _in(directory: Found, name: bytes) -> bool:
 
 def exists(lower: list[str], path: bytes) -> bool:
     """Is path there in the layers, as an overlay of them shows it?"""
-    return next(_levels(lower, path), None) is not None
+    return any(True for _ in _levels(lower, path))
 
 
 def _listed(lower: list[str], path: bytes) -> list[bytes]:
     """Names in a directory of the layers."""
-    names = {name for level in _levels(lower, path) if os.path.isdir(level) for name in os.listdir(level)}
+    names: set[bytes] = set()
+    for root, status in _levels(lower, path):
+        if stat.S_ISDIR(status.st_mode):
+            fd = _open_below(root, path)
+            try:
+                names.update(map(os.fsencode, os.listdir(fd)))
+            finally:
+                os.close(fd)
     return sorted(name for name in names if exists(lower, path + b"/" + name))
 
 
-def _levels(lower: list[str], path: bytes) -> Iterator[bytes]:
-    """The places that show through at path, uppermost first; none where a whiteout hides them."""
+def _open_below(root: str, path: bytes) -> int:
+    root_fd = os.open(root, kernel.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        resolve = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS
+        return kernel.openat2(root_fd, path, os.O_RDONLY | os.O_DIRECTORY, 0, resolve)
+    finally:
+        os.close(root_fd)
+
+
+def _levels(lower: list[str], path: bytes) -> Iterator[tuple[str, os.stat_result]]:
+    """(layer, lstat) of what shows through at path, uppermost first; nothing below what hides it."""
     for root in reversed(lower):
-        here = os.fsencode(root)
-        hides = False
-        for part in path.split(b"/"):
-            here += b"/" + part
-            try:
-                status = os.lstat(here)
-            except FileNotFoundError:
-                break
-            except NotADirectoryError:
-                return
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-                return
-            hides = hides or not stat.S_ISDIR(status.st_mode) or _opaque(here)
-        else:
-            yield here
+        status, hides = _look(root, path.split(b"/"))
+        if status is not None:
+            yield root, status
+            hides = hides or not stat.S_ISDIR(status.st_mode)
         if hides:
             return
+
+
+def _look(root: str, parts: list[bytes]) -> tuple[os.stat_result | None, bool]:
+    """(lstat of a path in one layer or None, does this layer hide the path in those below?)
+
+    No symlink is followed: what a layer has instead of a directory hides everything below it.
+    """
+    fd = os.open(root, kernel.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    hides = False
+    try:
+        for i, part in enumerate(parts):
+            try:
+                status = os.stat(part, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return None, hides
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+                return None, True
+            directory = stat.S_ISDIR(status.st_mode)
+            hides = hides or (directory and _opaque(b"/proc/self/fd/%d/%s" % (fd, part)))
+            if i == len(parts) - 1:
+                return status, hides
+            if not directory:
+                return None, True
+            below = os.open(part, kernel.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        return None, hides
+    finally:
+        os.close(fd)
 
 
 def _opaque(path: bytes) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from oci_image.errors import ImageError
 from oci_image.layer import ADD, CLEAR, show
@@ -23,8 +23,11 @@ from oci_image.tarstream import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARDL
 from ocirt import kernel
 
 if TYPE_CHECKING:
-    from oci_image.layer import Change, Layer
+    from collections.abc import Iterator
+
+    from oci_image.layer import Change
     from oci_image.tarstream import Entry
+    from oci_image.userns import Maps
 
 MOST_FDS = 96  # directories kept open
 NO_ID = 0xFFFFFFFF  # to chown(2) it means: leave it
@@ -41,15 +44,24 @@ _LEFT_OUT = ("security.selinux", "security.ima", "security.evm", "system.nfs4_ac
 _LEFT_OUT_BELOW = ("trusted.overlay.", "user.overlay.")
 
 
+class Changes(Protocol):
+    """What a layer.Layer offers."""
+
+    def changes(self) -> Iterator[Change]: ...
+    def data(self) -> Iterator[memoryview]: ...
+
+
 class Policy(NamedTuple):
     """single: one user owns everything, and whose it should be is recorded in OWNER_XATTR.
 
     unprivileged (single implies it): devices become empty files, attributes that need privilege are
-    left out; owners are set, as root of a user namespace may.
+    left out; owners are set, as root of a user namespace may. maps: owners are shifted to those of a
+    user namespace.
     """
 
     single: bool = False
     unprivileged: bool = False
+    maps: Maps | None = None
 
 
 class _Directory(NamedTuple):
@@ -70,6 +82,7 @@ class Extractor:
         self._root = root_fd
         self._single = policy.single
         self._unprivileged = policy.single or policy.unprivileged
+        self._maps = policy.maps
         self._fds: dict[bytes, int] = {}
         self._directories: dict[bytes, _Directory] = {}
         self._touched: dict[bytes, int] = {}  # mtimes of directories that have no entry, but new content
@@ -78,6 +91,9 @@ class Extractor:
         self._where = ""
         self.left_out: dict[str, int] = {}
         self._touch(root_fd, b"")
+        self._root_ids = self._maps.root() if self._maps else (0, 0)
+        if self._maps:
+            os.fchown(root_fd, *self._root_ids)
         for name in (DEFAULT_ACL, "system.posix_acl_access"):  # of the directory that the root lies in
             try:
                 os.removexattr(root_fd, name)
@@ -85,7 +101,7 @@ class Extractor:
                 if error.errno not in (errno.ENODATA, errno.ENOTSUP):
                     raise
 
-    def apply(self, layer: Layer, where: str) -> None:
+    def apply(self, layer: Changes, where: str) -> None:
         """Apply one layer; where names it in errors. Raises ImageError."""
         self._upper = {b""}
         self._where = where
@@ -166,7 +182,7 @@ class Extractor:
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
             os.fchmod(fd, 0o755)
             if not self._single:
-                os.fchown(fd, 0, 0)
+                os.fchown(fd, *self._root_ids)
         except NotADirectoryError:
             raise self._refused(path, "is not a directory") from None
         self._fds[path] = fd
@@ -184,11 +200,16 @@ class Extractor:
 
     # Additions
 
-    def _add(self, change: Change, layer: Layer) -> None:
+    def _add(self, change: Change, layer: Changes) -> None:
         path, entry = change.path, change.entry
         parent_path, _, name = path.rpartition(b"/")
         if not 0 <= entry.uid < NO_ID or not 0 <= entry.gid < NO_ID:
             raise self._refused(path, f"its owner {entry.uid}:{entry.gid} is no user and group")
+        if self._maps:
+            ids = self._maps.host_ids(entry.uid, entry.gid)
+            if ids is None:
+                raise self._refused(path, f"its owner {entry.uid}:{entry.gid} is not mapped")
+            entry.uid, entry.gid = ids
         entry.mtime = max(-MAX_TIME, min(entry.mtime, MAX_TIME))
         kind = entry.kind
         if not path:
@@ -215,7 +236,7 @@ class Extractor:
             self._upper.add(path)
             path = path.rpartition(b"/")[0]
 
-    def _make_file(self, parent: int, name: bytes, change: Change, layer: Layer) -> None:
+    def _make_file(self, parent: int, name: bytes, change: Change, layer: Changes) -> None:
         entry = change.entry
         try:
             fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
@@ -240,7 +261,7 @@ class Extractor:
         finally:
             os.close(fd)
 
-    def _write_sparse(self, fd: int, entry: Entry, layer: Layer) -> None:
+    def _write_sparse(self, fd: int, entry: Entry, layer: Changes) -> None:
         pieces = layer.data()
         rest = memoryview(b"")
         for offset, length in entry.sparse or ():

@@ -56,8 +56,14 @@ class _Node:
         return self.inode is None or self.inode.entry.kind == DIRECTORY
 
 
-def flatten_image(source: Source, descriptor: Descriptor, write: Callable[[bytes], object]) -> None:
-    """Write the root file system of an image (its manifest's descriptor) as a tar stream."""
+def flatten_image(
+    source: Source, descriptor: Descriptor, write: Callable[[bytes], object], only: bytes = b""
+) -> None:
+    """Write the root file system of an image (its manifest's descriptor) as a tar stream.
+
+    only is a path in it: what is there is written as if it were the root, or, if it is no directory,
+    as one entry with its own name. Raises ImageError where there is nothing.
+    """
     _, manifest = read_document(source, descriptor)
     where = f"{source.where}: {descriptor['digest']}"
     layers = documents.check_image(manifest, read_config(source, manifest), where)
@@ -65,11 +71,11 @@ def flatten_image(source: Source, descriptor: Descriptor, write: Callable[[bytes
     def opener(layer: Descriptor, diff_id: str) -> Opener:
         return lambda: Layer(source.open_blob(layer), diff_id, f"{source.where}: {layer['digest']}")
 
-    flatten([opener(layer, diff_id) for layer, diff_id in layers], write, where)
+    flatten([opener(layer, diff_id) for layer, diff_id in layers], write, where, only)
 
 
-def flatten(layers: list[Opener], write: Callable[[bytes], object], where: str) -> None:
-    """Write the merged tree of layers, lowest first, as a tar stream."""
+def flatten(layers: list[Opener], write: Callable[[bytes], object], where: str, only: bytes = b"") -> None:
+    """Write the merged tree of layers, lowest first, as a tar stream; only as for flatten_image."""
     root = _Node(None, 0)
     for number, open_layer in enumerate(layers):
         with open_layer() as layer:
@@ -77,7 +83,10 @@ def flatten(layers: list[Opener], write: Callable[[bytes], object], where: str) 
                 _apply(root, change, number, i, where)
     files: dict[tuple[int, int], _Inode] = {}
     others: list[tuple[bytes, _Inode]] = []
-    for path, node in _walk(root):
+    top = _find(root, only, where, follow=False)
+    if top is None:
+        raise ImageError(where, f"{show(only)}: there is no such file or directory")
+    for path, node in _walk(top, b"" if top.is_directory else only.rstrip(b"/").rpartition(b"/")[2]):
         inode = node.inode
         if inode is None or inode.entry.kind == DIRECTORY:
             _write_entry(write, path + b"/" if path else b"./", inode)
@@ -201,9 +210,9 @@ def _make_parents(root: _Node, path: bytes, number: int, where: str) -> _Node:
     return node
 
 
-def _walk(root: _Node) -> Iterator[tuple[bytes, _Node]]:
-    """(path, node), parents first, sorted."""
-    stack = [(b"", root)]
+def _walk(top: _Node, name: bytes) -> Iterator[tuple[bytes, _Node]]:
+    """(path, node), parents first, sorted; the path of top is name."""
+    stack = [(name, top)]
     while stack:
         path, node = stack.pop()
         yield path, node

@@ -7,7 +7,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from oci_image import descriptor as documents
-from oci_image.descriptor import CONFIGS, INDEXES, MANIFESTS, MAX_CONFIG, MAX_DEPTH
+from oci_image.descriptor import INDEXES, MANIFESTS, MAX_CONFIG, MAX_DEPTH
 from oci_image.digest import ALGORITHMS, check_digest
 from oci_image.errors import ImageError, NotInStore
 from oci_image.store import Store, digest_of_file, read_blob
@@ -164,7 +164,7 @@ def _check_tree(
         if blob["digest"] not in seen and not store.has(blob):
             remark(where, f"{blob['digest']} is missing or of another size")
     config: Descriptor = document["config"]  # type: ignore[assignment]
-    if config["mediaType"] in CONFIGS and store.has(config) and config["digest"] not in seen:
+    if documents.is_image(document) and store.has(config) and config["digest"] not in seen:
         try:
             data = read_blob(config, store.open_blob(config), MAX_CONFIG)
             image = documents.check_config(documents.parse(data, config["digest"]), config["digest"])

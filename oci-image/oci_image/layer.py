@@ -62,7 +62,7 @@ class Layer:
     def changes(self) -> Iterator[Change]:
         """Every change in the order of the stream. Raises ImageError, also when the DiffID differs."""
         while entry := self._tar.next():
-            yield _change(entry, self._where)
+            yield change_of(entry, self._where)
         while self._pipeline.chunk():
             pass
         found = self._pipeline.digest()
@@ -80,7 +80,8 @@ class Layer:
         self._pipeline.close()
 
 
-def _change(entry: Entry, where: str) -> Change:
+def change_of(entry: Entry, where: str) -> Change:
+    """What an entry of a layer asks for. Raises ImageError for what makes no sense."""
     path = clean(entry.name, where)
     parent, _, name = path.rpartition(b"/")
     if not name.startswith(WHITEOUT):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from oci_image import descriptor as documents
-from oci_image.descriptor import CONFIGS, INDEXES
+from oci_image.descriptor import INDEXES
 from oci_image.digest import copy_stream
 from oci_image.errors import ImageError, NotInStore
 from oci_image.layer import Layer
@@ -103,7 +103,7 @@ def verify(source: Source, top: Descriptor) -> int:
     for descriptor, manifest in manifests(source, top):
         where = f"{source.where}: {descriptor['digest']}"
         count += 2 + len(manifest["layers"])
-        if manifest["config"]["mediaType"] not in CONFIGS:
+        if not documents.is_image(manifest):
             for blob in (manifest["config"], *manifest["layers"]):
                 reader = source.open_blob(blob)
                 try:

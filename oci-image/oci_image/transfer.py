@@ -138,7 +138,7 @@ def _copy_index(
 def _copy_manifest(source: Source, sink: Sink, descriptor: Descriptor, options: Options) -> Descriptor:
     data, manifest = read_document(source, descriptor)
     where = f"{source.where}: {descriptor['digest']}"
-    if manifest["config"]["mediaType"] in CONFIGS:
+    if documents.is_image(manifest):
         # Before a gigabyte of layers was copied: is this an image that can be unpacked?
         documents.check_image(manifest, read_config(source, manifest), where)
     for i, blob in enumerate((manifest["config"], *manifest["layers"])):

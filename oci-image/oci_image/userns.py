@@ -1,4 +1,4 @@
-"""A user without root who has subordinate ids (subuid(5)): root of a user namespace that maps them.
+"""Id maps, and a user without root who has subordinate ids (subuid(5)): root of a namespace that maps them.
 
 newuidmap and newgidmap of the shadow suite, which may write such maps, are executed from fixed places.
 """
@@ -16,6 +16,7 @@ from ocirt import kernel
 SUBUID, SUBGID = "/etc/subuid", "/etc/subgid"
 PLACES = ("/usr/bin", "/bin")
 MAX_FILE = 1 << 20
+NO_ID = 0xFFFFFFFF
 
 
 class Map(NamedTuple):
@@ -33,6 +34,36 @@ class Map(NamedTuple):
 class Maps(NamedTuple):
     uids: list[Map]
     gids: list[Map]
+
+    def root(self) -> tuple[int, int]:
+        """The ids of the host that are 0:0 in the namespace. Raises ImageError where none are."""
+        ids = self.host_ids(0, 0)
+        if ids is None:
+            raise ImageError("id maps", "the container has no root: 0 is not mapped")
+        return ids
+
+    def host_ids(self, uid: int, gid: int) -> tuple[int, int] | None:
+        """The ids of the host that stand for uid and gid; None where one is not mapped."""
+        found = _mapped(uid, self.uids), _mapped(gid, self.gids)
+        return None if found[0] is None or found[1] is None else (found[0], found[1])
+
+
+def _mapped(number: int, rows: list[Map]) -> int | None:
+    for container, host, size in rows:
+        if container <= number < container + size:
+            return host + number - container
+    return None
+
+
+def parse(text: str) -> Map:
+    """CONTAINER:HOST:SIZE as a Map. Raises ImageError."""
+    words = text.split(":")
+    if len(words) != 3 or not all(word.isascii() and word.isdigit() and len(word) < 11 for word in words):
+        raise ImageError(text, "is not CONTAINER:HOST:SIZE, three numbers")
+    row = Map(*map(int, words))
+    if not row.size or max(row.container, row.host) + row.size > NO_ID:
+        raise ImageError(text, f"maps no id or one beyond {NO_ID - 1}")
+    return row
 
 
 def enter() -> Maps:

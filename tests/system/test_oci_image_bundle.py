@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import stat
 import subprocess
@@ -404,7 +405,7 @@ def test_a_user_without_root_bundles_and_runs(work: Path, ocirt: Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     assert "uid=0(root) gid=0(root)" in done.stdout
     assert "seeded" in done.stdout
-    assert "user 33 is not mapped: without root, user 0 alone is" in done.stdout
+    assert "user 33 is not mapped in the user namespace: 0" in done.stdout
     assert (home / "told").read_text() == ""
     assert not (home / "b").exists()
     assert not (home / "other").exists()
@@ -442,7 +443,7 @@ def test_subordinate_ids_own_what_the_image_says(work: Path, ocirt: Path) -> Non
     assert lines[1:3] == ["200032", "1"]  # web is 33: the 33rd of the range, after root; root is daemon
     assert "uid=33(web) gid=33(www)" in done.stdout
     assert "seeded200032" in done.stdout
-    assert "user 70000 is not mapped: without root, users 0 to 65536 are" in done.stdout
+    assert "user 70000 is not mapped in the user namespace: 0, 1 to 65536" in done.stdout
     assert not (home / "b").exists()
     assert not (home / "other").exists()
 
@@ -452,3 +453,67 @@ def test_root_needs_no_subordinate_ids(oci: Command, work: Path, words: list[str
     make_image(work / "l", "n", BASE)
     told = oci.fails(*words, "--subordinate", f"oci:{work}/l:n", work / "b")
     assert told.endswith("is for users without root, who cannot set owners otherwise")
+
+
+def test_owners_are_shifted_to_a_user_namespace(work: Path, oci: Command, runtime: Runtime) -> None:
+    make_image(work / "l", "n", BASE, config={"User": "web"})
+    for parent in (work, *work.parents[:-2]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    words = ["--uid-map", "0:300000:1000", "--gid-map", "0:400000:1000"]
+    oci("bundle", *words, f"oci:{work}/l:n", work / "b", "--", "/bin/sh", "-c", "id; ls -ln /data")
+    tree = describe(work / "b/rootfs", ["mtime"])
+    assert tree["data/seed"]["owner"] == (300033, 400000)
+    assert tree["."]["owner"] == tree["etc"]["owner"] == (300000, 400000)
+    done = runtime("run", "--bundle", work / "b", runtime.new_id())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "uid=33(web) gid=33(www)" in done.stdout
+    assert " 33 " in done.stdout.splitlines()[-1]
+    oci("unbundle", work / "b")
+    oci("unpack", *words, f"oci:{work}/l:n", work / "out")
+    assert differences(tree, describe(work / "out", ["mtime"])) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--uid-map", "0:1"], "0:1: is not CONTAINER:HOST:SIZE, three numbers"),
+        (["--uid-map", "0:4294967290:10"], "maps no id or one beyond 4294967294"),
+        (["--uid-map", "0:1:0"], "maps no id or one beyond 4294967294"),
+        (["--gid-map", "0:1:1"], "--gid-map: means nothing without --uid-map"),
+        (["--uid-map", "0:100000:10"], "data/seed: its owner 33:0 is not mapped"),
+    ],
+)
+def test_id_maps_that_do_not_fit_are_refused(oci: Command, work: Path, words: list[str], told: str) -> None:
+    make_image(work / "l", "n", BASE)
+    assert oci.fails("unpack", *words, f"oci:{work}/l:n", work / "out").endswith(told)
+    assert not (work / "out").exists()
+
+
+def test_the_record_of_another_user_is_not_believed(work: Path, oci: Command) -> None:
+    (work / "b").mkdir()
+    (work / "b/oci-image.json").write_text('{"driver": "overlay", "id": "a", "snapshots": "/"}')
+    os.chown(work / "b/oci-image.json", 54321, 54321)
+    assert oci.fails("unbundle", work / "b").endswith("oci-image.json: belongs to the user 54321")
+    assert (work / "b").exists()
+
+
+def test_bundles_made_at_once_share_layers_made_once(work: Path, make: Maker) -> None:
+    make_image(work / "l", "n", *LAYERS)
+
+    def work_at(number: int) -> None:
+        for i in range(3):
+            make("n", f"b{number}-{i}")
+
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=work_at, args=(number,)) for number in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert len(make.snapshots()) == len(LAYERS)
+    assert not any(name.startswith(".") for name in make.snapshots())
+    for number in range(3):
+        for i in range(3):
+            assert (work / f"b{number}-{i}/rootfs/full").read_text() == "a file now"
+            bundle.remove(f"{work}/b{number}-{i}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
+import select
 import shutil
 import stat
 import subprocess
@@ -253,3 +255,46 @@ def test_the_help_names_every_verb(oci: Command) -> None:
         for verb in ("images", "copy", "load", "save", "import", "export", "gc", "fsck")
     )
     assert "--platform" in oci("copy", "--help").stdout
+
+
+@pytest.mark.parametrize("verb", ["copy", "save", "load", "unpack", "bundle"])
+def test_long_work_has_a_bar_on_a_terminal_and_nowhere_else(oci: Command, tmp_path: Path, verb: str) -> None:
+    make_image(tmp_path / "l", "n", tar_of(("f", os.urandom(3_000_000).hex() * 8)), config={"Cmd": ["/f"]})
+    oci("copy", f"oci:{tmp_path}/l:n", "n")
+    oci("save", "n", "--output", tmp_path / "a.tar")
+    words = {
+        "copy": ("copy", "n", f"dir:{tmp_path}/d"),
+        "save": ("save", "n", "--output", tmp_path / "b.tar"),
+        "load": ("load", "--input", tmp_path / "a.tar"),
+        "unpack": ("unpack", "n", tmp_path / "out"),
+        "bundle": ("bundle", "--copy", "n", tmp_path / "b"),
+    }[verb]
+    if verb == "load":
+        oci("rm", "n")
+        oci("gc")
+    master, slave = pty.openpty()
+    # As slow as a disk may be: the first picture comes after 0.1 s.
+    slow = [
+        "strace",
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=read,pread64",
+        "-e",
+        "inject=read,pread64:delay_enter=2000",
+    ]
+    subprocess.run([*slow, *map(str, (*oci.words, *words))], stderr=slave, stdout=subprocess.PIPE, check=True)
+    os.close(slave)
+    told = b""
+    while select.select([master], [], [], 0)[0]:
+        try:
+            told += os.read(master, 65536)
+        except OSError:
+            break
+    os.close(master)
+    assert b"%" in told
+    assert b" of " in told
+    assert told.endswith(b"\r\033[K")  # and is taken away
+    if verb in ("copy", "save"):
+        assert oci(*words[:-1], f"{words[-1]}2").stderr == ""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from oci_image import descriptor, gc, transfer
+from oci_image import descriptor, gc, look, transfer
 from oci_image.errors import ImageError, NotInStore
 from oci_image.platforms import Platform
 from oci_image.store import Store
@@ -196,6 +196,34 @@ def test_a_foreign_layer_is_refused_before_anything_is_copied(tmp_path: Path) ->
     with pytest.raises(ImageError, match=r"layers\[0\]: is a foreign layer"):
         copy(f"oci:{tmp_path}/l:n", f"dir:{tmp_path}/d")
     assert os.listdir(tmp_path) == ["l"]
+
+
+def test_attestations_of_buildkit_travel_with_their_index(tmp_path: Path) -> None:
+    """Their config is an image's, their layers are statements, their platform is unknown."""
+    image = make_image(tmp_path / "l", "n", LAYER)
+    with Store.open(f"{tmp_path}/l") as store, store.importing() as session:
+        rootfs = {"type": "layers", "diff_ids": [digest(b"{}")]}
+        config = {"os": "unknown", "architecture": "unknown", "rootfs": rootfs}
+        manifest = {
+            "schemaVersion": 2,
+            "config": session.put_bytes(descriptor.encode(config), descriptor.OCI_CONFIG),
+            "layers": [session.put_bytes(b"{}", "application/vnd.in-toto+json")],
+        }
+        other: Any = session.put_bytes(descriptor.encode(manifest), descriptor.OCI_MANIFEST)
+        platforms = ({"os": "linux", "architecture": "amd64"}, {"os": "unknown", "architecture": "unknown"})
+        manifests = [{**one, "platform": kind} for one, kind in zip((image, other), platforms, strict=True)]
+        index = {"schemaVersion": 2, "mediaType": descriptor.OCI_INDEX, "manifests": manifests}
+        top = session.put_bytes(descriptor.encode(index), descriptor.OCI_INDEX)
+        session.set_name("all", top)
+    copied = copy(f"oci:{tmp_path}/l:all", f"oci:{tmp_path}/2:n", Options(every=True))
+    assert copied["digest"] == top["digest"]
+    one = copy(f"oci:{tmp_path}/l:all", f"oci:{tmp_path}/3:n", Options(Platform("linux", "amd64")))
+    assert one["digest"] == image["digest"]
+    source = open_source(Location("oci", f"{tmp_path}/2"))
+    assert look.verify(source, source.find("n")) == 6
+    source.close()
+    with Store.open(f"{tmp_path}/2") as store:
+        assert gc.fsck(store) == []
 
 
 # Older docker archives

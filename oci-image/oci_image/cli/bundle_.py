@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from oci_image import bundle
 from oci_image.cli import common
 from oci_image.cli.import_ import command_words
-from oci_image.cli.unpack_ import add_rootless, entered, tell_left_out
+from oci_image.cli.progress import Bar
+from oci_image.cli.unpack_ import add_rootless, id_maps, tell_left_out
 from oci_image.conversion import Overrides
 from oci_image.errors import ImageError
 from oci_image.snapshots import OVERLAY, Snapshots
@@ -59,15 +60,20 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.driver and arguments.rootless:
         raise ImageError("--driver", f"{arguments.driver} needs root: without it a bundle is a full copy")
-    maps = entered(arguments)  # before there are threads
+    if arguments.driver and arguments.uid_map:
+        raise ImageError(
+            "--driver", "the ids of snapshots are not shifted: with --uid-map a bundle is a copy"
+        )
+    maps = id_maps(arguments)  # before there are threads
     source, top = common.find(arguments, arguments.image)
+    bar = Bar()
     snapshots = None
     try:
         descriptor = resolve(source, top, common.platform(arguments))
-        if not arguments.copy and not arguments.rootless:
+        if not arguments.copy and not arguments.rootless and not maps:
             snapshots = Snapshots(snapshots_path(arguments), arguments.driver or OVERLAY)
         made = bundle.make(
-            source,
+            bar.watch(source, descriptor),
             descriptor,
             arguments.directory,
             overrides,
@@ -78,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
             maps=maps,
         )
     finally:
+        bar.end()
         if snapshots:
             snapshots.close()
         source.close()

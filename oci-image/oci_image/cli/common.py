@@ -140,25 +140,3 @@ def size_text(size: int) -> str:
     while value >= 1000 and unit < len(units) - 1:
         value, unit = value / 1000, unit + 1
     return f"{size} B" if not unit else f"{value:.3g} {units[unit]}"
-
-
-class Progress:
-    """One line on stderr that counts the bytes of a copy; nothing where that is no terminal."""
-
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._blobs = self._bytes = self._kept = 0
-
-    def __call__(self, descriptor: Descriptor, there: bool) -> None:
-        self._blobs += 1
-        self._bytes += 0 if there else descriptor["size"]
-        self._kept += there
-        if self._shown:
-            kept = f", {self._kept} there already" if self._kept else ""
-            sys.stderr.write(f"\r\033[K{self._blobs} blobs, {size_text(self._bytes)}{kept}")
-            sys.stderr.flush()
-
-    def end(self) -> None:
-        if self._shown and self._blobs:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from oci_image import transfer
 from oci_image.cli import common
+from oci_image.cli.progress import Bar
 from oci_image.transports import open_sink
 
 if TYPE_CHECKING:
@@ -27,20 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     target = common.location(arguments, arguments.target)
     source, top = common.find(arguments, arguments.source)
-    progress = common.Progress()
+    bar = Bar()
     try:
         sink = open_sink(target)
         try:
-            options = transfer.Options(
-                common.platform(arguments), arguments.all, arguments.preserve_digests, progress
-            )
+            platform = common.platform(arguments)
+            options = transfer.Options(platform, arguments.all, arguments.preserve_digests, bar.blob)
+            watched = bar.watch(source, top, platform, arguments.all)
             names = (target.name,) if target.name else ()
-            copied = transfer.copy(source, sink, top, names, options)
+            copied = transfer.copy(watched, sink, top, names, options)
             sink.commit()
         finally:
             sink.close()
     finally:
-        progress.end()
+        bar.end()
         source.close()
     if arguments.json:
         common.print_json(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oci_image.cli import common
-from oci_image.descriptor import CONFIGS, INDEXES
+from oci_image.descriptor import INDEXES, is_image
 from oci_image.errors import ImageError
 from oci_image.platforms import of_document
 from oci_image.transfer import read_config, read_document
@@ -72,7 +72,7 @@ def _look(source: Source, descriptor: Descriptor, blobs: dict[str, int]) -> tupl
         return platforms, created
     for blob in (document["config"], *document["layers"]):
         blobs[blob["digest"]] = blob["size"]
-    if document["config"]["mediaType"] not in CONFIGS:
+    if not is_image(document):
         return [], ""
     config = read_config(source, document)
     return [str(of_document(config))], config.get("created") or ""

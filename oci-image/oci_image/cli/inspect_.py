@@ -58,7 +58,9 @@ def describe(source: Source, top: Descriptor, arguments: argparse.Namespace) -> 
     if top["mediaType"] in INDEXES:
         _, index = read_document(source, top)
         found["platforms"] = [
-            str(of_document(one["platform"])) for one in index["manifests"] if one.get("platform")
+            str(of_document(one["platform"]))
+            for one in index["manifests"]
+            if one.get("platform") and one["platform"]["os"] != "unknown"  # attestations of buildkit
         ]
     descriptor = resolve(source, top, common.platform(arguments))
     _, manifest = read_document(source, descriptor)

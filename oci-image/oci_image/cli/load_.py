@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from oci_image import reference, transfer
 from oci_image.cli import common
+from oci_image.cli.progress import Bar
 from oci_image.errors import ImageError
 from oci_image.transports import DOCKER_ARCHIVE, OCI, Location, open_sink, open_source
 
@@ -28,21 +29,23 @@ def run(arguments: argparse.Namespace) -> int:
         raise ImageError("stdin", "is a terminal, not an archive: --input FILE")
     path = STDIN if arguments.input == "-" else arguments.input
     source = open_source(Location(DOCKER_ARCHIVE, path))  # reads OCI archives as well
-    progress = common.Progress()
-    options = transfer.Options(common.platform(arguments), arguments.all, progress=progress)
+    bar = Bar()
+    platform = common.platform(arguments)
+    options = transfer.Options(platform, arguments.all, progress=bar.blob)
     loaded: list[dict[str, Any]] = []
     try:
         sink = open_sink(Location(OCI, common.store_path(arguments)))
         try:
             for image in source.images():
                 names = tuple(_store_name(name, path) for name in image.names)
-                copied = transfer.copy(source, sink, image.descriptor, names, options)
+                watched = bar.watch(source, image.descriptor, platform, arguments.all)
+                copied = transfer.copy(watched, sink, image.descriptor, names, options)
                 loaded.append({"names": list(names), "digest": copied["digest"]})
             sink.commit()
         finally:
             sink.close()
     finally:
-        progress.end()
+        bar.end()
         source.close()
     if arguments.json:
         common.print_json(loaded)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from oci_image import transfer
 from oci_image.cli import common
+from oci_image.cli.progress import Bar
 from oci_image.errors import ImageError
 from oci_image.transports import DOCKER_ARCHIVE, OCI_ARCHIVE, Location, open_sink, parse_location
 
@@ -27,19 +28,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.output == "-" and sys.stdout.isatty():
         raise ImageError("stdout", "is a terminal, which an archive would spoil: --output FILE")
-    progress = common.Progress()
-    options = transfer.Options(common.platform(arguments), arguments.all, progress=progress)
+    bar = Bar()
+    platform = common.platform(arguments)
+    options = transfer.Options(platform, arguments.all, progress=bar.blob)
     sink = open_sink(Location(FORMATS[arguments.format], arguments.output))
     try:
         for text in arguments.images:
             source, top = common.find(arguments, text)
             try:
-                transfer.copy(source, sink, top, _names(text, top["digest"]), options)
+                watched = bar.watch(source, top, platform, arguments.all)
+                transfer.copy(watched, sink, top, _names(text, top["digest"]), options)
             finally:
                 source.close()
         sink.commit()
     finally:
-        progress.end()
+        bar.end()
         sink.close()
     return 0
 

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from oci_image.cli import common
-from oci_image.descriptor import CONFIGS, check_image
+from oci_image.descriptor import check_image, is_image
 from oci_image.errors import printable
 from oci_image.look import manifests
 from oci_image.platforms import of_document
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         for name, descriptor in images:
             for one, manifest in manifests(source, descriptor):
-                if manifest["config"]["mediaType"] in CONFIGS:
+                if is_image(manifest):
                     label = common.names_for_people(name) if name else common.short(one["digest"])
                     _plant(top, source, label, one["digest"], manifest)
     finally:

@@ -7,16 +7,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from oci_image.cli import common
+from oci_image.cli.progress import Bar
 from oci_image.errors import ImageError
 from oci_image.extract import Policy
 from oci_image.transfer import resolve
 from oci_image.unpack import apply_image, new_directory
-from oci_image.userns import enter
+from oci_image.userns import Maps, enter, parse
 
 if TYPE_CHECKING:
     import argparse
-
-    from oci_image.userns import Maps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +31,21 @@ def add_rootless(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--rootless", action="store_true", default=os.geteuid() != 0, help=text)
     text = "without root: owners are the user's subordinate ids, as of /etc/subuid and /etc/subgid"
     how.add_argument("--subordinate", action="store_true", help=text)
+    text = "owners are shifted to those of a user namespace; may be given several times"
+    how.add_argument("--uid-map", metavar="CONTAINER:HOST:SIZE", action="append", help=text)
+    text = "the same for groups (default: as --uid-map)"
+    parser.add_argument("--gid-map", metavar="CONTAINER:HOST:SIZE", action="append", help=text)
 
 
-def entered(arguments: argparse.Namespace) -> Maps | None:
-    """The id maps of --subordinate, whose user namespace this process is in then; None without it."""
+def id_maps(arguments: argparse.Namespace) -> Maps | None:
+    """The id maps of --uid-map or --subordinate, whose user namespace this process is in then."""
+    if arguments.uid_map:
+        if os.geteuid():
+            raise ImageError("--uid-map", "needs root; --subordinate takes the maps from /etc/subuid")
+        uids, gids = arguments.uid_map, arguments.gid_map or arguments.uid_map
+        return Maps([parse(row) for row in uids], [parse(row) for row in gids])
+    if arguments.gid_map:
+        raise ImageError("--gid-map", "means nothing without --uid-map")
     if not arguments.subordinate:
         return None
     if os.geteuid() == 0:
@@ -44,14 +54,19 @@ def entered(arguments: argparse.Namespace) -> Maps | None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    maps = entered(arguments)  # before there are threads
-    policy = Policy(single=arguments.rootless and maps is None, unprivileged=maps is not None)
+    maps = id_maps(arguments)  # before there are threads
+    if arguments.subordinate:
+        policy = Policy(unprivileged=True)
+    else:
+        policy = Policy(single=arguments.rootless, maps=maps)
     source, top = common.find(arguments, arguments.image)
+    bar = Bar()
     try:
         descriptor = resolve(source, top, common.platform(arguments))
         with new_directory(arguments.directory) as (_, fd):
-            _, left_out = apply_image(source, descriptor, fd, policy)
+            _, left_out = apply_image(bar.watch(source, descriptor), descriptor, fd, policy)
     finally:
+        bar.end()
         source.close()
     tell_left_out(left_out)
     return 0
