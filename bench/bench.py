@@ -197,28 +197,42 @@ class Bench:
                 self.call(name, "delete", "--force", container_id)
 
     def in_process(self) -> dict[str, object]:
-        """Container.create to the program's exit inside this process, and crun as a subprocess."""
+        """Container.create to the program's exit inside this process; the same with the delete, which
+        `crun run` does as well; and crun as a subprocess.
+        """
         from ocirt import Container
         from ocirt.options import CreateOptions
 
         root = str(self.roots["ocirt"])
 
-        def create_to_exit(_name: str) -> None:
-            options = CreateOptions()
+        def create_to_exit() -> tuple[float, float]:
+            started = time.perf_counter()
             container = Container.create(
-                str(self.bundle), self.new_id(), root=root, options=options, start=True
+                str(self.bundle), self.new_id(), root=root, options=CreateOptions(), start=True
             )
             container.wait()
+            ended = time.perf_counter()
             container.delete()
+            return (ended - started) * 1000, (time.perf_counter() - started) * 1000
 
-        samples: dict[str, list[float]] = {"ocirt (library)": [], "crun": []}
+        samples: dict[str, list[float]] = {"to exit": [], "with delete": [], "crun": []}
         for _ in range(max(1, self.rounds // 10)):
-            create_to_exit("")
-            samples["ocirt (library)"] += [timed(create_to_exit, "") for _ in range(10)]
+            create_to_exit()
+            for _ in range(10):
+                to_exit, to_end = create_to_exit()
+                samples["to exit"].append(to_exit)
+                samples["with delete"].append(to_end)
             if "crun" in self.runtimes:
                 self.run("crun")
                 samples["crun"] += [timed(self.run, "crun") for _ in range(10)]
-        return summary({name: values for name, values in samples.items() if values})
+        found = summary({name: values for name, values in samples.items() if values})
+        if samples["crun"]:
+            medians = {name: statistics.median(values) for name, values in samples.items()}
+            found["ratio"] = {
+                "crun": round(medians["to exit"] / medians["crun"], 2),
+                "crun (with delete)": round(medians["with delete"] / medians["crun"], 2),
+            }
+        return found
 
     def init_rss(self) -> dict[str, object]:
         """RSS in KiB of a created container's waiting init."""

@@ -71,7 +71,7 @@ class Host:
             outside = posix.stat(ROOT).st_dev if _exists(ROOT) else 0
             for key in paths:
                 place = f"{ROOT}/{key.removeprefix('name=')}" if key else f"{ROOT}/unified"
-                if _is_whole_hierarchy(place, outside) and _exists(place + paths[key]):
+                if _is_whole_hierarchy(place, outside) and (paths[key] == "/" or _exists(place + paths[key])):
                     found[key] = (place, "/")
         if not whole and not found.keys() >= paths.keys() - {""}:
             found = _from_mountinfo(paths)

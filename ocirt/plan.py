@@ -9,6 +9,7 @@ carried out by `launch`; the operations are encoded into bytes for `ocirt-init`
 from __future__ import annotations
 
 from _struct import Struct
+from _struct import error as struct_error  # type: ignore[attr-defined]
 
 from ocirt.errors import SpecError
 
@@ -244,12 +245,12 @@ class Plan:
             number, letters, padding = _CODES[op.kind]
             add(number | op.skip << 16 | (op.tolerate & 0xFFFFFFFF) << 32)
             for letter, value in zip(letters, op.args, strict=True):
-                if letter == "s":
+                if letter == "i":
+                    add(value)
+                elif letter == "s":
                     add(string(value))
-                elif letter == "i":
-                    add(value & _MASK)
                 elif letter == "d":
-                    add((value if type(value) is int else value.number) & _MASK)
+                    add(value if type(value) is int else value.number)
                 elif letter == "o":
                     add(-1000 - value)
                 elif letter == "v":
@@ -259,13 +260,21 @@ class Plan:
                     if letter == "b":
                         add(len(value))
             values += padding
-        ops = Struct(f"<{len(values)}Q").pack(*values)
+        ops = _words(values)
         size = pool.end
         if size > MAX_SIZE:
             raise SpecError("", f"the plan has {size} bytes, more than the {MAX_SIZE} that are allowed")
         flags = TRACE if trace else 0
         header = _HEADER.pack(MAGIC, size, len(self.ops), flags, proc_fd, *(0,) * 10)
         return b"".join((header, ops, *pool.parts))
+
+
+def _words(values: list[int]) -> bytes:
+    """64 bits of each, whether it is negative or has the highest bit set."""
+    try:
+        return Struct(f"<{len(values)}q").pack(*values)
+    except struct_error:
+        return Struct(f"<{len(values)}Q").pack(*(value & _MASK for value in values))
 
 
 class _Pool:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ocirt.context import Context
 
 PATH_FIELD = "linux.cgroupsPath"
+EARLY_HOOKS = ("prestart", "createRuntime", "createContainer")
 
 
 def apply(ctx: Context, resources: dict[str, Any] | None) -> None:
@@ -34,8 +35,11 @@ def apply(ctx: Context, resources: dict[str, Any] | None) -> None:
     _join(ctx, manager)
     if manager.needs_pid:
         plan.at("SCOPE", FIELD, "write limits", lambda _: manager.apply(wanted))
-    # Not before the mounts: the init makes the device nodes, which a rule may deny.
-    plan.at("HOOKS", f"{FIELD}.devices", "device rules", lambda _: manager.apply_devices(devices))
+    # Not before the mounts: the init makes the device nodes, which a rule may deny. But before
+    # anything runs that is not ours; without such hooks the init need not stop for it.
+    hooks = ctx.spec.get("hooks") or {}
+    when = "HOOKS" if any(hooks.get(kind) for kind in EARLY_HOOKS) else "READY"
+    plan.at(when, f"{FIELD}.devices", "device rules", lambda _: manager.apply_devices(devices))
 
 
 def join(ctx: Context, manager: Manager, init_pid: int = 0) -> None:

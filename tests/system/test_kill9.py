@@ -148,6 +148,7 @@ def test_create_with_a_user_namespace_and_shared_pids_killed_at_every_sync_point
     killed.bundle.linux.update(uidMappings=MAPS, gidMappings=MAPS)
     killed.bundle.linux["maskedPaths"] = killed.bundle.linux["readonlyPaths"] = []
     killed.bundle.spec["mounts"] = []
+    killed.bundle.spec["hooks"] = {"prestart": [{"path": "/bin/true"}]}
     give_away(killed.bundle)
     killed.bundle.write()
     container_id = killed.runtime.new_id()
