@@ -6,7 +6,8 @@ set -eu
 ocirt=${OCIRT:-.venv/bin/ocirt}
 oci_image=${OCI_IMAGE:-.venv/bin/oci-image}
 python=.venv/bin/python
-work=$(mktemp -d /tmp/ocirt-demo.XXXXXX)
+work=/tmp/ocirt-demo-$$
+mkdir -m 0700 "$work" # not if somebody has made it
 id=demo-$$
 clean() {
     "$ocirt" --root "$work/state" delete --force "$id" >/dev/null 2>&1 || true
