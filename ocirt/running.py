@@ -102,17 +102,6 @@ class Running:
 
         return report(killed, (self.spec.get("linux") or {}).get("resources"))
 
-    def _nobody_was_killed(self) -> bool:
-        """The usual case, told by one file without loading a manager; False also when it is not told."""
-        paths = (self.saved.get("cgroup") or {}).get("paths") or {}
-        name = f"{paths.get('', '')}/memory.events"
-        if "memory" in paths and paths["memory"] != paths.get(""):
-            name = f"{paths['memory']}/memory.oom_control"
-        try:
-            return b"oom_kill 0\n" in procfs.read(name, 4096)
-        except OSError:
-            return False
-
     def await_end(self) -> int | None:
         """Wait for the init process of whoever made it; its status as wait() has it, if it is told."""
         if self.pidfd >= 0:

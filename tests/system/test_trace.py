@@ -45,6 +45,7 @@ def of(found: list[dict[str, Any]], track: str) -> list[dict[str, Any]]:
 def test_both_sides_and_all_phases_are_there_in_order(
     runtime: Runtime, bundle: Bundle, tmp_path: Path
 ) -> None:
+    bundle.spec["hooks"] = {"createRuntime": [{"path": "/bin/true"}]}
     runtime.run(bundle.args("/bin/true"), "--trace", tmp_path / "trace", check=True)
     found = steps(tmp_path / "trace")
     parent = [event["name"] for event in of(found, "parent")]
