@@ -233,7 +233,7 @@ void make_snapshot(const char *path)
 
 static int start(const struct place *place)
 {
-	wake_snapshot();
+	wake_snapshot(place->executable);
 	return set_place(importer, place) < 0 ? -1 : call_importer("move");
 }
 #else

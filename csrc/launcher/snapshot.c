@@ -23,15 +23,23 @@
 
 #include "snapshot.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define MEMORY_SIZE (16UL << 20)
 #define PAGE 4096UL
+#define LARGE_ORDER 9
+#define LARGE (PAGE << LARGE_ORDER)
+#define PLENTY 32 /* large pages: there are so many that nobody will miss two */
 #define FREED_CLASSES 8192
 
 /* Common, so that it comes last in .bss and what is not used of it need not be in the file. */
@@ -54,6 +62,12 @@ void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
 void *__real_realloc(void *block, size_t size);
 void __real_free(void *block);
+
+/* What comes before it stays empty. */
+static char *first_large_page(void)
+{
+	return memory + (-(uintptr_t)memory & (LARGE - 1));
+}
 
 /* What lies behind `used` is not part of the command: its heap may begin there. */
 static int is_ours(const void *block)
@@ -198,6 +212,7 @@ void begin_snapshot(void)
 	if ((uintptr_t)_end != (uintptr_t)(memory + MEMORY_SIZE)) /* gold: copied variables */
 		die("the linker put data behind the snapshot's memory",
 		    "use GNU ld, or -Dsnapshot=disabled");
+	used = (size_t)(first_large_page() - memory);
 	environ = nothing; /* the builder's is nobody else's business */
 	recording = 1;
 	PyObject_SetArenaAllocator(&arenas); /* frames come from there too */
@@ -214,6 +229,9 @@ void write_snapshot(const char *path)
 		PyMem_SetAllocator(domains[i], &usual[i]);
 	recording = 0;
 	taken = 1;
+	char *start = first_large_page(); /* and the last one whole */
+	used = (size_t)(start - memory) +
+	       ((size_t)(memory + used - start + LARGE - 1) & ~(LARGE - 1));
 	thread = PyEval_SaveThread();
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	for (const char *at = __data_start, *end = memory + used; at < end;) {
@@ -223,6 +241,88 @@ void write_snapshot(const char *path)
 		at += written;
 	}
 	_exit(0);
+}
+
+/* Large pages
+ *
+ * Python writes to nearly every object that it looks at, as it counts references. So a command writes
+ * to 200 to 700 pages of the snapshot, and each first write is a fault and a copy. To copy all of it
+ * into two pages of 2 MiB is faster even for the shortest command (docs/startup.md). */
+
+static size_t read_text(const char *path, char *text, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	ssize_t length = read(fd, text, size - 1);
+	close(fd);
+	text[length > 0 ? length : 0] = 0;
+	return length > 0 ? (size_t)length : 0;
+}
+
+/* Free blocks that a large page fits in: "Node 0, zone Normal", then how many there are of each order. */
+static unsigned long count_large_pages(const char *zones)
+{
+	unsigned long count = 0;
+	for (const char *at = zones; (at = strstr(at, "zone ")) != NULL;) {
+		at += strcspn(at, " ");
+		at += strspn(at, " ");
+		at += strcspn(at, " \n");
+		for (int order = 0; isdigit(*(at += strspn(at, " "))); order++) {
+			char *end;
+			unsigned long blocks = strtoul(at, &end, 10);
+			if (order >= LARGE_ORDER)
+				count += blocks << (order - LARGE_ORDER);
+			at = end;
+		}
+	}
+	return count;
+}
+
+/* The kernel must have them at hand: while it looks for memory and moves it about, a command waits. */
+static int large_pages_are_at_hand(void)
+{
+	char text[4096];
+
+	return getauxval(AT_PAGESZ) == PAGE && prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 0 &&
+	       read_text("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof(text)) &&
+	       !strstr(text, "[never]") && read_text("/proc/buddyinfo", text, sizeof(text)) &&
+	       count_large_pages(text) >= PLENTY;
+}
+
+/* Where in the executable's file this is of its data; 0 if nowhere. */
+static off_t offset_in_file(const char *data)
+{
+	const ElfW(Phdr) *segment = (const ElfW(Phdr) *)getauxval(AT_PHDR);
+	for (unsigned long left = getauxval(AT_PHNUM); segment && left; segment++, left--) {
+		uintptr_t distance = (uintptr_t)data - segment->p_vaddr;
+		if (segment->p_type == PT_LOAD && (uintptr_t)data >= segment->p_vaddr &&
+		    distance < segment->p_filesz)
+			return (off_t)(segment->p_offset + distance);
+	}
+	return 0;
+}
+
+/* Nothing of the C library's is there, and nothing has been written to yet. */
+static void fill_large_pages(const char *executable)
+{
+	char *start = first_large_page();
+	size_t size = (size_t)(memory + used - start); /* whole pages */
+	off_t offset = offset_in_file(start);
+	int fd = offset ? open("/proc/self/exe", O_RDONLY | O_CLOEXEC) : -1;
+	if (fd < 0)
+		return;
+	if (mmap(start, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+		 0) != start)
+		die("mmap", strerror(errno));
+	madvise(start, size, MADV_HUGEPAGE);
+	for (size_t done = 0; done < size;) {
+		ssize_t length = pread(fd, start + done, size - done, offset + (off_t)done);
+		if (length <= 0)
+			die(executable, length ? strerror(errno) : "it has become shorter");
+		done += (size_t)length;
+	}
+	close(fd);
 }
 
 /* Waking up */
@@ -254,8 +354,10 @@ int is_snapshot(void)
 	return taken;
 }
 
-void wake_snapshot(void)
+void wake_snapshot(const char *executable)
 {
+	if (large_pages_are_at_hand())
+		fill_large_pages(executable);
 	/* PyOS_AfterFork_Child takes a key for granted, which it deletes. The one of the snapshot is no
 	 * key here, or somebody else's: what is preloaded may have made some. */
 	Py_tss_t *key = &_PyRuntime.gilstate.autoTSSkey;

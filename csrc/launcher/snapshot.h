@@ -13,7 +13,7 @@ _Noreturn void write_snapshot(const char *path);
 /* Did this process begin as a snapshot? */
 int is_snapshot(void);
 
-/* Python goes on as write_snapshot left it; its thread holds the GIL. */
-void wake_snapshot(void);
+/* Python goes on as write_snapshot left it; its thread holds the GIL. Call before anything of Python. */
+void wake_snapshot(const char *executable);
 
 #endif

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lib.declared import missing
+
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = {
     "static, snapshot": ("-Dlauncher=static", "-Dsnapshot=enabled"),
@@ -189,8 +191,13 @@ def test_libraries_loaded_before_may_have_keys_of_their_own(launcher: Path, tmp_
     assert done.stdout.startswith(b"ocirt version 0.1.0\n")
 
 
-def run_inside(launcher: Path, place: Path, code: str) -> subprocess.CompletedProcess[bytes]:
-    """Run code in the command's interpreter, of an installation in place whose start is completed."""
+def run_inside(
+    launcher: Path, place: Path, code: str, through: tuple[object, ...] = ()
+) -> subprocess.CompletedProcess[bytes]:
+    """Run code in the command's interpreter, of an installation in place whose start is completed.
+
+    through: the words of a program that executes the rest of its words.
+    """
     (place / "bin").mkdir()
     shutil.copy(launcher, place / "bin/ocirt")
     site = place / f"lib/python{sysconfig.get_python_version()}/site-packages"
@@ -200,7 +207,7 @@ def run_inside(launcher: Path, place: Path, code: str) -> subprocess.CompletedPr
     (site / "jsonschema/__init__.py").write_text(f"import os, sys\n{code}\nsys.stdout.flush()\nos._exit(7)\n")
     (place / "config.json").write_text('{"ociVersion": 1}')
     environment = {"TZ": "JST-9", "WORD": "word"}
-    return run(place / "bin/ocirt", "create", "-b", place, "x", env=environment)
+    return run(*through, place / "bin/ocirt", "create", "-b", place, "x", env=environment)
 
 
 def test_what_belongs_to_the_process_is_its_own(launcher: Path, tmp_path: Path) -> None:
@@ -210,6 +217,57 @@ print([*sys._current_frames()] == [_thread.get_ident()], time.tzname[0], os.envi
 """
     done = run_inside(launcher, tmp_path, code)
     assert (done.returncode, done.stdout, done.stderr) == (7, b"True JST word\n", b"")
+
+
+HUGE_PAGES = """
+data = False  # the lines of /proc/self/smaps are about the executable's data
+for line in open("/proc/self/smaps"):
+    if "-" in line.split()[0]:
+        data = "rw-p" in line and int(line.partition("-")[0], 16) < sys.maxsize >> 16
+    elif data and line.startswith("AnonHugePages"):
+        print(line.split()[1])
+"""
+WITHOUT = {
+    "none is free": ("/proc/buddyinfo", "Node 0, zone   Normal 9 9 9 9 9 9 9 9 9 1 0 \n"),
+    "they are switched off": ("/sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]\n"),
+    "it may not have any": None,
+    "the rest of a line is no number": ("/proc/buddyinfo", "Node 0, zone\nNode 1, zone x y zone"),
+}
+NO_HUGE_PAGES = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(41, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def huge_kib(launcher: Path, place: Path, file: str = "", text: str = "", *, denied: bool = False) -> int:
+    """How much of the executable's data is in huge pages of the kernel where file says text."""
+    through: tuple[object, ...] = ("/usr/bin/python3", "-c", NO_HUGE_PAGES) if denied else ()
+    if file:
+        if os.geteuid():
+            missing("root, for a mount namespace")
+        (place / "text").write_text(text)
+        command = f'mount --bind {place}/text {file} && exec "$@"'
+        through = ("/usr/bin/unshare", "-m", "/bin/sh", "-c", command, "sh")
+    done = run_inside(launcher, place, HUGE_PAGES, through)
+    assert (done.returncode, done.stderr) == (7, b"")
+    return sum(map(int, done.stdout.split()))
+
+
+@pytest.mark.parametrize("launcher", ["static, snapshot"], indirect=True)
+def test_the_snapshot_is_in_two_huge_pages_where_the_kernel_has_many(launcher: Path, tmp_path: Path) -> None:
+    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not enabled.exists() or "[never]" in enabled.read_text():
+        missing("transparent huge pages")
+    many = "Node 0, zone   Normal 0 0 0 0 0 0 0 0 0 10 11 \n"
+    assert huge_kib(launcher, tmp_path, "/proc/buddyinfo", many) == 4096
+
+
+@pytest.mark.parametrize("launcher", ["static, snapshot"], indirect=True)
+@pytest.mark.parametrize("reason", WITHOUT)
+def test_without_huge_pages_the_snapshot_is_in_small_ones(
+    launcher: Path, tmp_path: Path, reason: str
+) -> None:
+    case = WITHOUT[reason]
+    assert (huge_kib(launcher, tmp_path, *case) if case else huge_kib(launcher, tmp_path, denied=True)) == 0
 
 
 def test_what_a_kernel_call_is_given_is_checked(launcher: Path, tmp_path: Path) -> None:
