@@ -231,9 +231,9 @@ void make_snapshot(const char *path)
 	write_snapshot(path);
 }
 
-static int start(const struct place *place)
+static int start(const struct place *place, char **argv)
 {
-	wake_snapshot(place->executable);
+	wake_snapshot(place->executable, argv);
 	return set_place(importer, place) < 0 ? -1 : call_importer("move");
 }
 #else
@@ -245,8 +245,9 @@ static int archive_fits(void)
 	       (Py_Version >> 4 & 0xf) == (PY_VERSION_HEX >> 4 & 0xf);
 }
 
-static int start(const struct place *place)
+static int start(const struct place *place, char **argv)
 {
+	(void)argv;
 	int use_archive = archive_fits();
 	start_python(place, use_archive);
 	return use_archive ? install_importer(place, use_archive) : 0;
@@ -257,7 +258,7 @@ int run_python(const struct place *place, int argc, char **argv)
 {
 	int status;
 
-	if (start(place) < 0)
+	if (start(place, argv) < 0)
 		return tell_exception();
 	PyObject *arguments = argument_list(argc - 1, argv + 1);
 	PyObject *sys_argv = argument_list(argc, argv);

@@ -247,7 +247,17 @@ void write_snapshot(const char *path)
  *
  * Python writes to nearly every object that it looks at, as it counts references. So a command writes
  * to 200 to 700 pages of the snapshot, and each first write is a fault and a copy. To copy all of it
- * into two pages of 2 MiB is faster even for the shortest command (docs/startup.md). */
+ * into two pages of 2 MiB takes as long as some 300 of these (docs/startup.md). */
+
+/* Those that write to more. A word that only looks like one costs that time and nothing else. */
+static int writes_to_most(char *const *arguments)
+{
+	for (; *arguments; arguments++)
+		if (!strcmp(*arguments, "run") || !strcmp(*arguments, "create") ||
+		    !strcmp(*arguments, "exec"))
+			return 1;
+	return 0;
+}
 
 static size_t read_text(const char *path, char *text, size_t size)
 {
@@ -354,9 +364,9 @@ int is_snapshot(void)
 	return taken;
 }
 
-void wake_snapshot(const char *executable)
+void wake_snapshot(const char *executable, char *const *arguments)
 {
-	if (large_pages_are_at_hand())
+	if (writes_to_most(arguments) && large_pages_are_at_hand())
 		fill_large_pages(executable);
 	/* PyOS_AfterFork_Child takes a key for granted, which it deletes. The one of the snapshot is no
 	 * key here, or somebody else's: what is preloaded may have made some. */

@@ -14,6 +14,6 @@ _Noreturn void write_snapshot(const char *path);
 int is_snapshot(void);
 
 /* Python goes on as write_snapshot left it; its thread holds the GIL. Call before anything of Python. */
-void wake_snapshot(const char *executable);
+void wake_snapshot(const char *executable, char *const *arguments);
 
 #endif

@@ -192,7 +192,7 @@ def test_libraries_loaded_before_may_have_keys_of_their_own(launcher: Path, tmp_
 
 
 def run_inside(
-    launcher: Path, place: Path, code: str, through: tuple[object, ...] = ()
+    launcher: Path, place: Path, code: str, through: tuple[object, ...] = (), verb: str = "create"
 ) -> subprocess.CompletedProcess[bytes]:
     """Run code in the command's interpreter, of an installation in place whose start is completed.
 
@@ -207,7 +207,8 @@ def run_inside(
     (site / "jsonschema/__init__.py").write_text(f"import os, sys\n{code}\nsys.stdout.flush()\nos._exit(7)\n")
     (place / "config.json").write_text('{"ociVersion": 1}')
     environment = {"TZ": "JST-9", "WORD": "word"}
-    return run(*through, place / "bin/ocirt", "create", "-b", place, "x", env=environment)
+    words = [*through, place / "bin/ocirt", verb, "-b", place, *(["x"] if verb == "create" else [])]
+    return run(*words, env=environment)
 
 
 def test_what_belongs_to_the_process_is_its_own(launcher: Path, tmp_path: Path) -> None:
@@ -238,7 +239,9 @@ NO_HUGE_PAGES = (
 )
 
 
-def huge_kib(launcher: Path, place: Path, file: str = "", text: str = "", *, denied: bool = False) -> int:
+def huge_kib(
+    launcher: Path, place: Path, file: str = "", text: str = "", *, denied: bool = False, verb: str = "create"
+) -> int:
     """How much of the executable's data is in huge pages of the kernel where file says text."""
     through: tuple[object, ...] = ("/usr/bin/python3", "-c", NO_HUGE_PAGES) if denied else ()
     if file:
@@ -247,7 +250,7 @@ def huge_kib(launcher: Path, place: Path, file: str = "", text: str = "", *, den
         (place / "text").write_text(text)
         command = f'mount --bind {place}/text {file} && exec "$@"'
         through = ("/usr/bin/unshare", "-m", "/bin/sh", "-c", command, "sh")
-    done = run_inside(launcher, place, HUGE_PAGES, through)
+    done = run_inside(launcher, place, HUGE_PAGES, through, verb)
     assert (done.returncode, done.stderr) == (7, b"")
     return sum(map(int, done.stdout.split()))
 
@@ -259,6 +262,13 @@ def test_the_snapshot_is_in_two_huge_pages_where_the_kernel_has_many(launcher: P
         missing("transparent huge pages")
     many = "Node 0, zone   Normal 0 0 0 0 0 0 0 0 0 10 11 \n"
     assert huge_kib(launcher, tmp_path, "/proc/buddyinfo", many) == 4096
+
+
+@pytest.mark.parametrize("launcher", ["static, snapshot"], indirect=True)
+def test_what_writes_to_little_of_the_snapshot_copies_none_of_it_first(
+    launcher: Path, tmp_path: Path
+) -> None:
+    assert huge_kib(launcher, tmp_path, verb="plan") == 0
 
 
 @pytest.mark.parametrize("launcher", ["static, snapshot"], indirect=True)
