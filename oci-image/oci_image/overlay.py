@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from oci_image.errors import ImageError
 from ocirt import kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MAX_STRING = 255  # bytes that fsconfig(2) takes
 MAX_PAGE = 4095  # bytes that mount(2) takes
@@ -19,11 +20,67 @@ _PLAIN = (("redirect_dir", "off"), ("index", "off"), ("metacopy", "off"))
 MOUNT_POINT = "merged"
 
 
-def mount(lower: Sequence[str], upper: str, work: str) -> int:
+def mount(lower: Sequence[str], upper: str, work: str, userns_fd: int = -1) -> int:
     """O_PATH fd of a detached overlay; the caller closes it, or moves it into place (attach).
 
-    lower are directories, lowest first; upper and work lie in one file system. Raises ImageError.
+    lower are directories, lowest first; upper and work lie in one file system. userns_fd: files of
+    lower belong to the ids of the host that its maps name (id-mapped mounts, Linux 5.19 for
+    overlay). Raises ImageError.
     """
+    if userns_fd < 0:
+        return _mount(lower, upper, work)
+
+    def mapped() -> int:
+        for path in dict.fromkeys(lower):
+            _map_ids(path, userns_fd)
+        return _mount(lower, upper, work)
+
+    return _in_own_namespace(mapped)
+
+
+def _map_ids(path: str, userns_fd: int) -> None:
+    """Lay an id-mapped mount of a directory over it."""
+    try:
+        tree = kernel.open_tree(kernel.AT_FDCWD, path, kernel.OPEN_TREE_CLONE)
+        try:
+            kernel.mount_setattr(
+                tree, b"", kernel.AT_EMPTY_PATH, kernel.MOUNT_ATTR_IDMAP, userns_fd=userns_fd
+            )
+            kernel.move_mount(tree, b"", kernel.AT_FDCWD, path, kernel.MOVE_MOUNT_F_EMPTY_PATH)
+        finally:
+            os.close(tree)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise ImageError(path, f"its file system or kernel cannot map ids: {reason}") from None
+
+
+def _in_own_namespace(call: Callable[[], int]) -> int:
+    """The call's result, from a mount namespace that is gone afterwards with all mounts in it.
+
+    A thread's own: other threads, and the working directory, are left alone.
+    """
+    results: list[int] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            kernel.unshare(kernel.CLONE_FS | kernel.CLONE_NEWNS)
+            kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+            results.append(call())
+        except OSError as error:
+            errors.append(ImageError("mount namespace", os.strerror(error.errno or 0)))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _mount(lower: Sequence[str], upper: str, work: str) -> int:
     try:
         return _by_fsopen(lower, upper, work)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -66,7 +67,12 @@ def _empty(top: int, name: str, serial: int) -> int:
                     os.stat(f".removed-{serial}", dir_fd=top, follow_symlinks=False)
                 except FileNotFoundError:
                     break
-            os.rename(child, f".removed-{serial}", src_dir_fd=fd, dst_dir_fd=top)
+            try:
+                os.rename(child, f".removed-{serial}", src_dir_fd=fd, dst_dir_fd=top)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                remove_tree(fd, child)  # a subvolume of btrfs lies between: nothing is moved out of one
     finally:
         os.close(fd)
     return serial

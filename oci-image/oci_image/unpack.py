@@ -42,7 +42,7 @@ def new_directory(path: str) -> Iterator[tuple[str, int]]:
     except FileNotFoundError:
         raise ImageError(parent_path, "does not exist") from None
     try:
-        temporary = f".{name}.{os.getpid()}.tmp"
+        temporary = temporary_name(name, os.getpid())
         os.mkdir(temporary, 0o700, dir_fd=parent)
         try:
             fd = os.open(temporary, _OPEN | os.O_NOFOLLOW, dir_fd=parent)
@@ -56,6 +56,11 @@ def new_directory(path: str) -> Iterator[tuple[str, int]]:
             raise
     finally:
         os.close(parent)
+
+
+def temporary_name(name: str, pid: int) -> str:
+    """What new_directory calls a directory until it is whole."""
+    return f".{name}.{pid}.tmp"
 
 
 def apply_image(

@@ -42,17 +42,31 @@ class Maps(NamedTuple):
             raise ImageError("id maps", "the container has no root: 0 is not mapped")
         return ids
 
+    def as_record(self) -> dict[str, list[list[int]]]:
+        """As JSON; of_record reads it."""
+        return {"uids": [list(row) for row in self.uids], "gids": [list(row) for row in self.gids]}
+
+    def inverse(self) -> Maps:
+        """Maps from the ids of the host to those in the namespace."""
+        return Maps(*([Map(host, container, size) for container, host, size in rows] for rows in self))
+
     def host_ids(self, uid: int, gid: int) -> tuple[int, int] | None:
         """The ids of the host that stand for uid and gid; None where one is not mapped."""
-        found = _mapped(uid, self.uids), _mapped(gid, self.gids)
+        found = mapped(uid, self.uids), mapped(gid, self.gids)
         return None if found[0] is None or found[1] is None else (found[0], found[1])
 
 
-def _mapped(number: int, rows: list[Map]) -> int | None:
+def mapped(number: int, rows: list[Map]) -> int | None:
+    """The id of the host for an id of the namespace; None where there is none."""
     for container, host, size in rows:
         if container <= number < container + size:
             return host + number - container
     return None
+
+
+def of_record(record: dict[str, list[list[int]]]) -> Maps:
+    """What Maps.as_record gave."""
+    return Maps(*([Map(*row) for row in record[kind]] for kind in ("uids", "gids")))
 
 
 def parse(text: str) -> Map:
@@ -64,6 +78,36 @@ def parse(text: str) -> Map:
     if not row.size or max(row.container, row.host) + row.size > NO_ID:
         raise ImageError(text, f"maps no id or one beyond {NO_ID - 1}")
     return row
+
+
+def namespace(maps: Maps) -> int:
+    """Fd of a new user namespace with these maps, in which nobody is; the caller closes it. Needs root."""
+    ready, made = os.pipe()
+    held, hold = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(hold)  # so that it ends with us
+            kernel.unshare(kernel.CLONE_NEWUSER)
+            os.write(made, b"\n")
+            os.read(held, 1)
+        finally:
+            os._exit(0)
+    os.close(made)
+    os.close(held)
+    try:
+        if not os.read(ready, 1):
+            raise ImageError("user namespace", "the kernel makes none (user.max_user_namespaces?)")
+        for name, rows in (("uid_map", maps.uids), ("gid_map", maps.gids)):
+            with open(f"/proc/{child}/{name}", "wb", buffering=0) as file:
+                file.write(b"".join(b"%d %d %d\n" % row for row in rows))
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ImageError("id maps", os.strerror(error.errno or 0)) from None
+    finally:
+        os.close(ready)
+        os.close(hold)
+        os.waitpid(child, 0)
 
 
 def enter() -> Maps:

@@ -28,6 +28,8 @@ VERBS = {
     "unpack": "write the root file system of an image into a directory",
     "bundle": "make a bundle of an image, for ocirt run",
     "unbundle": "remove a bundle",
+    "mount": "mount the root of a bundle again, after a restart",
+    "unmount": "unmount the root of a bundle, which stays",
     "diff": "show what a container changed in its bundle",
     "commit": "make an image of what a container changed",
     "append": "make an image with one more layer",
