@@ -29,12 +29,12 @@ def is_btrfs(path: str) -> bool:
 
 def create(parent_fd: int, name: str) -> None:
     """An empty subvolume in the directory parent_fd."""
-    fcntl.ioctl(parent_fd, SUBVOL_CREATE_V2, _VOL_ARGS_V2.pack(0, 0, 0, _name(name)))
+    _ioctl(parent_fd, SUBVOL_CREATE_V2, _VOL_ARGS_V2.pack(0, 0, 0, _name(name)))
 
 
 def snapshot(subvolume_fd: int, parent_fd: int, name: str) -> None:
     """A writable snapshot of a subvolume in the directory parent_fd. EXDEV on another file system."""
-    fcntl.ioctl(parent_fd, SNAP_CREATE_V2, _VOL_ARGS_V2.pack(subvolume_fd, 0, 0, _name(name)))
+    _ioctl(parent_fd, SNAP_CREATE_V2, _VOL_ARGS_V2.pack(subvolume_fd, 0, 0, _name(name)))
 
 
 def remove(parent_fd: int, name: str) -> None:
@@ -44,7 +44,7 @@ def remove(parent_fd: int, name: str) -> None:
     as any directory.
     """
     try:
-        fcntl.ioctl(parent_fd, SNAP_DESTROY, _VOL_ARGS.pack(0, _name(name)))
+        _ioctl(parent_fd, SNAP_DESTROY, _VOL_ARGS.pack(0, _name(name)))
     except FileNotFoundError:
         return
     except OSError as error:
@@ -53,6 +53,12 @@ def remove(parent_fd: int, name: str) -> None:
         if error.errno not in known:
             raise
         remove_tree(parent_fd, name)
+
+
+def _ioctl(fd: int, request: int, arguments: bytes) -> None:
+    fcntl.ioctl(
+        fd, request, bytearray(arguments)
+    )  # bytes may have 1024 bytes at most, a bytearray any number
 
 
 def _name(name: str) -> bytes:

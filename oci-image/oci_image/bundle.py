@@ -93,6 +93,8 @@ def make(
     }
     left_out: dict[str, int] = {}
     try:
+        if snapshots:
+            _note(snapshots, directory, record)
         with new_directory(directory) as (path, fd):
             if maps and not rootless:
                 os.fchown(fd, 0, maps.root()[1])  # the container's root has to get to its own
@@ -100,7 +102,9 @@ def make(
             if snapshots is None:
                 left_out = _unpack(source, descriptor, fd, ROOTFS, record)
             else:
-                _prepare(source, descriptor, directory, path, snapshots, record)
+                with snapshots.using():
+                    record["chains"] = snapshots.prepare(source, descriptor)
+                    _register(record, directory)
                 _driver(record).fill(trees(record), path, maps)
             with _seen(record, path) as root_fd:
                 converted = convert(image, root_fd, overrides, rootless, maps)
@@ -137,20 +141,11 @@ def _unpack(
     return dict(left_out)
 
 
-def _prepare(
-    source: Source,
-    descriptor: Descriptor,
-    directory: str,
-    temporary: str,
-    snapshots: Snapshots,
-    record: dict[str, Any],
-) -> None:
-    """Unpack all layers of the image; the bundle is registered as standing on them, and in the record."""
-    with snapshots.using():
-        chains = snapshots.prepare(source, descriptor)
-        record |= {"driver": snapshots.driver.name, "chains": chains, "id": os.urandom(8).hex()}
-        record |= {"snapshots": os.path.dirname(snapshots.path), "layers": snapshots.path}
-        _register(record, directory, temporary)
+def _note(snapshots: Snapshots, directory: str, record: dict[str, Any]) -> None:
+    """Register a bundle that is going to stand on these snapshots, and write them into its record."""
+    record |= {"driver": snapshots.driver.name, "chains": [], "id": os.urandom(8).hex()}
+    record |= {"snapshots": os.path.dirname(snapshots.path), "layers": snapshots.path}
+    _register(record, directory)
 
 
 def _driver(record: dict[str, Any]) -> Driver:
@@ -390,14 +385,14 @@ def read_record(fd: int, where: str) -> dict[str, Any]:
 # Which bundles stand on the snapshots
 
 
-def _register(record: dict[str, Any], directory: str, temporary: str) -> None:
+def _register(record: dict[str, Any], directory: str) -> None:
     register = f"{record['snapshots']}/{REGISTER}"
     os.makedirs(register, mode=0o700, exist_ok=True)
-    entry = {"path": directory, "chains": record["chains"], "pid": os.getpid(), "temporary": temporary}
-    entry |= {"driver": record["driver"]}
-    with open(f"{register}/.{record['id']}", "xb") as file:
+    entry = {"path": directory, "driver": record["driver"], "chains": record["chains"], "pid": os.getpid()}
+    temporary = f"{register}/.{record['id']}.{os.getpid()}"
+    with open(temporary, "xb") as file:
         file.write(documents.encode(entry))
-    os.rename(f"{register}/.{record['id']}", f"{register}/{record['id']}.json")
+    os.rename(temporary, f"{register}/{record['id']}.json")
 
 
 def _unregister(record: dict[str, Any]) -> None:
@@ -418,6 +413,8 @@ def used_chains(snapshots_directory: str) -> set[str]:
         return found
     for name in names:
         if name.startswith("."):
+            if not os.path.exists(f"/proc/{name.rpartition('.')[2]}"):
+                os.unlink(f"{register}/{name}")
             continue
         with open(f"{register}/{name}", "rb") as file:
             entry = documents.parse(file.read(), f"{register}/{name}")
@@ -430,12 +427,12 @@ def used_chains(snapshots_directory: str) -> set[str]:
 
 
 def _remove_half_made(entry: dict[str, Any]) -> None:
-    """What a maker left that died before its bundle was whole (its directory has a name of ours still)."""
-    parent, name = os.path.split(str(entry.get("temporary") or ""))
-    if name != temporary_name(os.path.basename(entry["path"]), entry["pid"]) or not os.path.isdir(parent):
+    """What a maker left that died before its bundle was whole."""
+    parent, name = os.path.split(entry["path"])
+    if not os.path.isdir(parent):
         return
     with _opened(parent) as parent_fd:
-        drivers.find(entry["driver"]).remove(parent_fd, name)
+        drivers.find(entry["driver"]).remove(parent_fd, temporary_name(name, entry["pid"]))
 
 
 def _stands(entry: dict[str, Any], identity: str) -> bool:

@@ -271,9 +271,7 @@ def write_layer(
     for kind, path, found in changes:
         parent, slash, name = path.rpartition(b"/")
         if name.startswith(WHITEOUT):
-            raise ImageError(
-                f"/{show(path)}", "a layer cannot hold a name that begins with .wh."
-            )
+            raise ImageError(f"/{show(path)}", "a layer cannot hold a name that begins with .wh.")
         if kind == REMOVED or found is None:
             write(tarwrite.header(parent + slash + WHITEOUT + name, mode=0))
         elif stat.S_ISSOCK(found.status.st_mode):

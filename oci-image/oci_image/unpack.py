@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -31,7 +32,8 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 def new_directory(path: str) -> Iterator[tuple[str, int]]:
     """(name, fd) of a directory that becomes path when the block ends well, and is removed otherwise.
 
-    path must not exist, or be an empty directory. Raises ImageError.
+    path must not exist, or be an empty directory. What processes that died left of the same is
+    removed. Raises ImageError.
     """
     path = path.rstrip("/") or "/"
     if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path) or os.listdir(path)):
@@ -42,11 +44,13 @@ def new_directory(path: str) -> Iterator[tuple[str, int]]:
     except FileNotFoundError:
         raise ImageError(parent_path, "does not exist") from None
     try:
+        _remove_left(parent, name)
         temporary = temporary_name(name, os.getpid())
         os.mkdir(temporary, 0o700, dir_fd=parent)
         try:
             fd = os.open(temporary, _OPEN | os.O_NOFOLLOW, dir_fd=parent)
             try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
                 yield f"{parent_path}/{temporary}", fd
             finally:
                 os.close(fd)
@@ -56,6 +60,25 @@ def new_directory(path: str) -> Iterator[tuple[str, int]]:
             raise
     finally:
         os.close(parent)
+
+
+def _remove_left(parent: int, name: str) -> None:
+    """Remove half-made directories that nobody is making any more."""
+    for found in os.listdir(parent):
+        pid = found.removeprefix(f".{name}.").removesuffix(".tmp")
+        if not pid.isdecimal() or found != temporary_name(name, int(pid)) or os.path.exists(f"/proc/{pid}"):
+            continue
+        try:
+            fd = os.open(found, _OPEN | os.O_NOFOLLOW, dir_fd=parent)
+        except OSError:
+            continue  # somebody else removes it, or it is no directory of ours
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its maker may live in another pid namespace
+            remove_tree(parent, found)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(fd)
 
 
 def temporary_name(name: str, pid: int) -> str:
