@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from oci_image.errors import ImageError
 from oci_image.layer import ADD, CLEAR, show
 from oci_image.removal import remove_tree
+from oci_image.shift import shifted
 from oci_image.tarstream import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK
 from ocirt import kernel
 
@@ -210,6 +211,8 @@ class Extractor:
             if ids is None:
                 raise self._refused(path, f"its owner {entry.uid}:{entry.gid} is not mapped")
             entry.uid, entry.gid = ids
+            if entry.xattrs:
+                entry.xattrs = shifted(entry.xattrs, self._maps, f"{self._where}: {show(path)}")
         entry.mtime = max(-MAX_TIME, min(entry.mtime, MAX_TIME))
         kind = entry.kind
         if not path:

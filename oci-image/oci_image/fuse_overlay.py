@@ -102,6 +102,7 @@ def _serve(
     try:
         names = [f"/proc/self/fd/{fd}" for fd in opened]
         options = f"lowerdir={':'.join(reversed(names[:-2]))},upperdir={names[-2]},workdir={names[-1]}"
+        options += ",writeback=0"  # what is written is in upper at once, with its times, for diff and commit
         if maps:
             options += f",uidmapping={_mapping(maps.uids)},gidmapping={_mapping(maps.gids)}"
         words = [_find(PROGRAM) or PROGRAM, "-o", options, target]

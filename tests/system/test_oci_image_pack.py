@@ -147,13 +147,6 @@ def test_what_a_container_did_is_there_in_the_next(oci: Command, tmp_path: Path,
     oci("unbundle", tmp_path / "b")
 
 
-@pytest.mark.parametrize("how", [["--copy"], ["--driver", "vfs"]])
-def test_changes_are_told_apart_on_an_overlay_alone(oci: Command, tmp_path: Path, how: list[str]) -> None:
-    oci("bundle", "base", tmp_path / "b", *how)
-    assert "changes are told apart on an overlay alone" in oci.fails("diff", tmp_path / "b")
-    assert "on an overlay alone" in oci.fails("commit", tmp_path / "b", "x")
-
-
 def test_append_adds_a_layer(oci: Command, tmp_path: Path) -> None:
     layer = tar_of(("added", "x"), (".wh.kept", ""))
     (tmp_path / "layer.tar").write_bytes(layer)
