@@ -113,8 +113,9 @@ def _serve(
         for fd in opened:
             os.close(fd)
     if done.returncode:
-        told = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"status {done.returncode}"]
-        raise ImageError(f"{PROGRAM} on {upper}", told[-1].removeprefix(f"{PROGRAM}: "))
+        lines = done.stderr.decode("utf-8", "replace").splitlines()
+        told = [line for line in lines if not line.startswith("unknown argument ignored")]
+        raise ImageError(f"{PROGRAM} on {upper}", "; ".join(told) or f"status {done.returncode}")
 
 
 def _mapping(rows: Sequence[Map]) -> str:

@@ -23,7 +23,7 @@ from tests.lib.images import make_image, member, tar_of, unpack
 from tests.lib.runtime import Runtime
 from tests.lib.trees import describe, differences
 from tests.system.test_oci_image_bundle import BASE, LAYERS
-from tests.system.test_oci_image_cli import Command
+from tests.system.test_oci_image_cli import PROGRAM, Command
 
 pytestmark = pytest.mark.root
 DIR, LINK = tarfile.DIRTYPE, tarfile.SYMTYPE
@@ -408,3 +408,108 @@ def test_a_user_namespace_sees_the_image_s_owners(place: Place, runtime: Runtime
     place.oci("mount", made[0])
     assert (made[0] / "rootfs/data/seed").stat().st_uid == 300033
     place.oci("unbundle", *made)
+
+
+# Users without root
+
+
+def as_user(home: Path, script: str, ocirt: Path, user: int, around: str) -> str:
+    """stdout of a shell script of a user without root, in a home directory of theirs."""
+    os.chown(home, user, user)
+    for parent in home.parents[:-2]:
+        parent.chmod(parent.stat().st_mode | 0o055)
+    text = f"""
+        set -e
+        cd {home}
+        export HOME={home} XDG_RUNTIME_DIR={home}
+        oci() {{ {PROGRAM} --root {home}/images "$@"; }}
+        run() {{ {ocirt} --root {home}/state run --bundle "$@"; }}
+        {script}
+    """
+    words = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "sh", "-c", text]
+    words = ["unshare", "--mount", "sh", "-ec", f'{around}; exec "$@"', "sh", *words]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def test_a_user_without_root_shares_layers_by_fuse_overlayfs(
+    tmp_path: Path, ocirt: Path, stack: ExitStack
+) -> None:
+    stack.callback(unmount_below, tmp_path)
+    before = servers()
+    home = tmp_path / "home"
+    home.mkdir()
+    make_image(
+        home / "l",
+        "n",
+        *LAYERS,
+        config={"Cmd": ["/bin/sh", "-c", "id; cat /data/seed; echo x > /new; rm /full"]},
+    )
+    told = as_user(
+        home,
+        """
+        oci copy oci:l:n app
+        oci bundle --driver fuse-overlayfs app 1
+        oci bundle --driver auto app 2
+        ls images/snapshots/fuse-overlayfs-rootless | wc -l
+        run 1 c
+        test -e 2/rootfs/full
+        oci diff 1
+        oci unmount 1
+        oci diff 1
+        oci mount 1
+        cat 1/rootfs/new
+        oci commit 1 after
+        oci bundle --driver fuse-overlayfs after 3
+        test ! -e 3/rootfs/full && cat 3/rootfs/new
+        oci bundle --driver vfs app 4 2>&1 || true
+        oci unbundle 1 2 3
+        oci rm app after
+        oci gc
+        ls -A images/snapshots/fuse-overlayfs-rootless images/snapshots/bundles
+        """,
+        ocirt,
+        user=1,  # fusermount3 wants one that passwd knows
+        around=f"mknod -m 666 {tmp_path}/fuse c 10 229; mount --bind {tmp_path}/fuse /dev/fuse",
+    )
+    lines = told.splitlines()
+    assert lines[1:3] == ["4", "uid=0(root) gid=0(root)"]
+    assert "seeded" in told
+    assert told.count("D /full\nA /new\n") == 2
+    assert lines.count("x") == 2
+    assert "driver vfs: needs root" in told
+    assert told.endswith(":\n\nimages/snapshots/fuse-overlayfs-rootless:\n")
+    assert ended(servers() - before)
+
+
+def test_what_subordinate_ids_own_is_compared_and_removed(tmp_path: Path, ocirt: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "subids").write_text("daemon:200000:65536\n")
+    owned = tar_of(member("own", DIR, uid=33, mode=0o700), (member("own/file", uid=33), b"x"))
+    make_image(home / "l", "n", BASE, owned, config={"Cmd": ["/bin/sh", "-c", "echo y > /own/file"]})
+    around = f"mount --bind {tmp_path}/subids /etc/subuid; mount --bind {tmp_path}/subids /etc/subgid"
+    told = as_user(
+        home,
+        """
+        oci bundle --subordinate oci:l:n b
+        stat -c %u b/rootfs/own
+        run b c
+        oci diff b
+        oci commit b after
+        oci unbundle b
+        test ! -e b
+        oci bundle --subordinate after b
+        run b c -- 2>/dev/null || true
+        oci unbundle b
+        oci unpack --subordinate after tree
+        stat -c %u tree/own
+        """,
+        ocirt,
+        user=1,
+        around=around,
+    )
+    assert told.startswith("200032\n")
+    assert "C /own\nC /own/file\n" in told
+    assert told.splitlines()[-1] == "200032"
