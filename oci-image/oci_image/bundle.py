@@ -133,11 +133,9 @@ def _unpack(
     source: Source, descriptor: Descriptor, directory_fd: int, name: str, record: dict[str, Any]
 ) -> dict[str, int]:
     """The image's tree, of its own, as the record of a bundle says; what was left out."""
-    rootless, maps = record["rootless"], _maps(record)
-    policy = Policy(rootless and maps is None, rootless, None if rootless else maps)
     os.mkdir(name, 0o755, dir_fd=directory_fd)
     root_fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory_fd)
-    _, left_out = _closing(root_fd, apply_image, source, descriptor, root_fd, policy)
+    _, left_out = _closing(root_fd, apply_image, source, descriptor, root_fd, policy_of(record))
     return dict(left_out)
 
 
@@ -146,6 +144,28 @@ def _note(snapshots: Snapshots, directory: str, record: dict[str, Any]) -> None:
     record |= {"driver": snapshots.driver.name, "chains": [], "id": os.urandom(8).hex()}
     record |= {"snapshots": os.path.dirname(snapshots.path), "layers": snapshots.path}
     _register(record, directory)
+
+
+def policy_of(record: dict[str, Any]) -> Policy:
+    """How files are made in the root of a bundle."""
+    rootless, maps = record["rootless"], _maps(record)
+    return Policy(rootless and maps is None, rootless, shift_of(record))
+
+
+def shift_of(record: dict[str, Any]) -> Maps | None:
+    """Maps by which owners in the root of a bundle are other ids than the container's."""
+    return None if record["rootless"] else _maps(record)
+
+
+@contextmanager
+def opened_root(directory: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(fd of the root of a bundle, as its container sees it but for mounts, record). Raises ImageError."""
+    directory = os.path.abspath(directory)
+    with _locked(directory) as (_, record):
+        if record["driver"] != COPY and _driver(record).mounts and not is_mounted(directory):
+            raise ImageError(directory, "its root is not mounted (oci-image mount does it)")
+        with _opened(f"{directory}/{ROOTFS}") as root_fd:
+            yield root_fd, record
 
 
 def _driver(record: dict[str, Any]) -> Driver:
@@ -302,9 +322,8 @@ def changes(directory: str) -> Iterator[Changes]:
     with _locked(directory) as (fd, record):
         maps = _maps(record)
         if record["driver"] == COPY:
-            shift = None if record.get("rootless") else maps
             with _unpacked(fd, record, directory) as old_fd, _opened(f"{directory}/{ROOTFS}") as new_fd:
-                yield Changes(compared(old_fd, new_fd, _made(fd)), record, shift)
+                yield Changes(compared(old_fd, new_fd, _made(fd)), record, shift_of(record))
         elif _driver(record).mounts:
             shift = maps if _driver(record).shifts else None
             with _opened(f"{directory}/{UPPER}") as upper_fd:

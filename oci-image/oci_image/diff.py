@@ -265,7 +265,6 @@ def write_layer(
     The same changes give the same bytes: names are sorted, times not after latest (nanoseconds;
     None: as they are). maps: owners are ids of the host that stand for the container's.
     """
-    back = maps.inverse() if maps else None
     names: dict[tuple[int, int], bytes] = {}
     count = 0
     for kind, path, found in changes:
@@ -277,20 +276,20 @@ def write_layer(
         elif stat.S_ISSOCK(found.status.st_mode):
             continue  # means nothing without the program that made it; tar has no type for it
         else:
-            _write_entry(found, write, names, latest, maps, back)
+            write_entry(found, write, names, latest, maps)
         count += 1
     write(tarwrite.END)
     return count
 
 
-def _write_entry(
+def write_entry(
     found: Found,
     write: Callable[[bytes], object],
     names: dict[tuple[int, int], bytes],
     latest: int | None,
     maps: Maps | None,
-    back: Maps | None,
 ) -> None:
+    """Write one thing that tar has a type for, with its content. names: of the files before it."""
     status, path = found.status, found.path
     mode = status.st_mode
     key = status.st_dev, status.st_ino
@@ -303,8 +302,8 @@ def _write_entry(
     size = status.st_size if kind == FILE else 0
     owner: tuple[int, int] | None = status.st_uid, status.st_gid
     xattrs = xattrs_of(found)
-    if maps and back:
-        owner = back.host_ids(status.st_uid, status.st_gid)
+    if maps:
+        owner = maps.inverse().host_ids(status.st_uid, status.st_gid)
         if owner is None:
             raise ImageError(f"/{show(path)}", f"its owner {status.st_uid}:{status.st_gid} is not mapped")
         xattrs = unshifted(xattrs, maps, f"/{show(path)}")

@@ -76,11 +76,13 @@ class _Directory(NamedTuple):
 class Extractor:
     """Applies layers to the directory root_fd, lowest first; finish() completes it. close() it.
 
-    left_out counts what the file system or the user's rights did not allow, by what it was.
+    into: the directory is no new one; it keeps its own attributes, and those that have no entry get no
+    time. left_out counts what the file system or the user's rights did not allow, by what it was.
     """
 
-    def __init__(self, root_fd: int, policy: Policy = Policy()) -> None:  # noqa: B008
+    def __init__(self, root_fd: int, policy: Policy = Policy(), into: bool = False) -> None:  # noqa: B008
         self._root = root_fd
+        self._into = into
         self._single = policy.single
         self._unprivileged = policy.single or policy.unprivileged
         self._maps = policy.maps
@@ -93,6 +95,8 @@ class Extractor:
         self.left_out: dict[str, int] = {}
         self._touch(root_fd, b"")
         self._root_ids = self._maps.root() if self._maps else (0, 0)
+        if into:
+            return
         if self._maps:
             os.fchown(root_fd, *self._root_ids)
         for name in (DEFAULT_ACL, "system.posix_acl_access"):  # of the directory that the root lies in
@@ -192,7 +196,7 @@ class Extractor:
     def _touch(self, fd: int, path: bytes) -> None:
         """Something in this directory is going to change: unless it gets a time of its own, it keeps its."""
         status = os.fstat(fd)
-        if (status.st_dev, status.st_ino) not in self._known:
+        if not self._into and (status.st_dev, status.st_ino) not in self._known:
             self._known.add((status.st_dev, status.st_ino))
             self._touched[path] = status.st_mtime_ns
 

@@ -8,20 +8,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from oci_image import descriptor as documents
-from oci_image.digest import CHUNK
 from oci_image.errors import ImageError
 from oci_image.extract import Extractor, Policy
-from oci_image.layer import Layer, change_of
+from oci_image.layer import Layer
 from oci_image.removal import remove_tree
-from oci_image.tarstream import DIRECTORY, LIMITS, TarReader
+from oci_image.tarstream import LIMITS
 from oci_image.transfer import read_config, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, BinaryIO
+    from typing import Any
 
     from oci_image.descriptor import Descriptor
-    from oci_image.layer import Change
     from oci_image.tarstream import Limits
     from oci_image.transports import Source
 
@@ -111,41 +109,3 @@ def apply_image(
     finally:
         extractor.close()
     return config, extractor.left_out
-
-
-class _Stream:
-    """A tar stream of our own making, in the place of a layer."""
-
-    def __init__(self, file: BinaryIO, where: str) -> None:
-        self._file = file
-        self._where = where
-        self._tar = TarReader(self, where)
-
-    def chunk(self) -> bytes:
-        return self._file.read(CHUNK)
-
-    def changes(self) -> Iterator[Change]:
-        while entry := self._tar.next():
-            yield change_of(entry, self._where)
-
-    def data(self) -> Iterator[memoryview]:
-        return self._tar.data()
-
-
-def begins_with_directory(file: BinaryIO, where: str) -> bool:
-    """Is the first entry of a tar stream a directory? The file is at its beginning again."""
-    entry = TarReader(_Stream(file, where), where).next()
-    file.seek(0)
-    return entry is not None and entry.kind == DIRECTORY
-
-
-def apply_stream(file: BinaryIO, where: str, root_fd: int, policy: Policy) -> dict[str, int]:
-    """Extract a tar stream into the directory root_fd; what was left out. Whiteouts are what they are."""
-    extractor = Extractor(root_fd, policy)
-    os.fchmod(root_fd, 0o755)
-    try:
-        extractor.apply(_Stream(file, where), where)
-        extractor.finish()
-    finally:
-        extractor.close()
-    return extractor.left_out

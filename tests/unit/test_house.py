@@ -73,7 +73,7 @@ IMAGE_LAYERS = (
     "transfer diff drivers",
     "flatten",
     "pack",
-    "compare rootfs unpack snapshots look",
+    "compare copyfiles rootfs unpack snapshots look",
     "bundle",
     "cli",
 )

@@ -24,7 +24,7 @@ VERBS = {
     "save": "write images into an archive for docker or as an OCI archive",
     "import": "make an image of a root file system in a tar file",
     "export": "write the root file system of an image as a tar file",
-    "cp": "copy a file or directory out of an image",
+    "cp": "copy files between the host, images and bundles",
     "unpack": "write the root file system of an image into a directory",
     "bundle": "make a bundle of an image, for ocirt run",
     "unbundle": "remove a bundle",
