@@ -10,7 +10,9 @@ oci-image.json   what unbundle, mount, diff and commit need to know
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
 import stat
 import time
 from contextlib import contextmanager
@@ -22,11 +24,11 @@ from oci_image.compare import compared
 from oci_image.conversion import Overrides, checked, convert
 from oci_image.copytree import copy_tree
 from oci_image.diff import upper_changes
-from oci_image.drivers import ROOTFS, UPPER
+from oci_image.drivers import ROOTFS, TREE, UPPER
 from oci_image.errors import ImageError, NotInStore
 from oci_image.extract import Policy
 from oci_image.removal import remove_tree
-from oci_image.snapshots import Snapshots, tree_of
+from oci_image.snapshots import Snapshots, opened, tree_of
 from oci_image.transfer import read_config, read_document
 from oci_image.transports import open_source, parse_location
 from oci_image.unpack import apply_image, new_directory, temporary_name
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 RECORD = "oci-image.json"
 REGISTER = "bundles"  # below the directory of the snapshots: which bundles stand on them
+MOUNTS = "/proc/self/mountinfo"
 COPY = "copy"
 TICK = 0.01  # seconds between two values of the clock that ctimes are taken from, at most
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -124,7 +127,7 @@ def make(
                 _remove_directory(directory, record)
                 raise
     except BaseException:
-        _unregister(record)
+        _unregister(record, directory)
         raise
     return Made(converted.dropped, left_out)
 
@@ -250,7 +253,7 @@ def remove(directory: str) -> None:
     with _locked(directory) as (_, record):
         if record["driver"] != COPY:
             _driver(record).detach(os.path.abspath(directory))
-        _unregister(record)
+        _unregister(record, os.path.abspath(directory))
         _remove_directory(os.path.abspath(directory), record)
 
 
@@ -266,11 +269,18 @@ def _remove_directory(directory: str, record: dict[str, Any]) -> None:
 def mount(directory: str) -> None:
     """Mount the root of a bundle again, after a restart of the machine or an unmount. Raises ImageError.
 
-    Nothing happens where it is mounted, or is a tree of its own.
+    Nothing happens where it is mounted, or is a tree of its own; but gc gets to know where it is now.
     """
     directory = os.path.abspath(directory)
     with _locked(directory) as (_, record):
-        if record["driver"] == COPY or not _driver(record).mounts or is_mounted(directory):
+        if record["driver"] == COPY:
+            return
+        try:
+            _register(record, directory)
+        except OSError as error:
+            if error.errno != kernel.EROFS:  # where no gc can run either
+                raise
+        if not _driver(record).mounts or is_mounted(directory):
             return
         for tree in trees(record):
             if not os.path.isdir(tree):
@@ -405,44 +415,61 @@ def read_record(fd: int, where: str) -> dict[str, Any]:
 
 
 def _register(record: dict[str, Any], directory: str) -> None:
-    register = f"{record['snapshots']}/{REGISTER}"
-    os.makedirs(register, mode=0o700, exist_ok=True)
+    path = _entry(record, directory)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     entry = {"path": directory, "driver": record["driver"], "chains": record["chains"], "pid": os.getpid()}
-    temporary = f"{register}/.{record['id']}.{os.getpid()}"
+    temporary = f"{os.path.dirname(path)}/.{record['id']}.{os.getpid()}"
     with open(temporary, "xb") as file:
         file.write(documents.encode(entry))
-    os.rename(temporary, f"{register}/{record['id']}.json")
+    os.rename(temporary, path)
 
 
-def _unregister(record: dict[str, Any]) -> None:
+def _entry(record: dict[str, Any], directory: str) -> str:
+    """The file that registers a bundle at a path: one that was copied or moved has another there."""
+    place = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+    return f"{record['snapshots']}/{REGISTER}/{record['id']}-{place}.json"
+
+
+def _unregister(record: dict[str, Any], directory: str) -> None:
     if isinstance(record.get("snapshots"), str) and str(record.get("id", "")).isalnum():
         try:
-            os.unlink(f"{record['snapshots']}/{REGISTER}/{record['id']}.json")
+            os.unlink(_entry(record, directory))
         except FileNotFoundError:
             pass
+        except OSError as error:
+            if error.errno != kernel.EROFS:  # gc forgets it once the store can be written again
+                raise
 
 
 def used_chains(snapshots_directory: str) -> set[str]:
     """ChainIDs on which bundles stand; entries of bundles that are gone are removed."""
+    found = _mounted_chains(snapshots_directory)
     register = f"{snapshots_directory}/{REGISTER}"
-    found: set[str] = set()
-    try:
-        names = os.listdir(register)
-    except FileNotFoundError:
-        return found
-    for name in names:
+    for name in os.listdir(register) if os.path.isdir(register) else ():
         if name.startswith("."):
             if not os.path.exists(f"/proc/{name.rpartition('.')[2]}"):
                 os.unlink(f"{register}/{name}")
             continue
-        with open(f"{register}/{name}", "rb") as file:
-            entry = documents.parse(file.read(), f"{register}/{name}")
-        if _stands(entry, name.removesuffix(".json")):
+        entry = _read_entry(f"{register}/{name}")
+        if _stands(entry, name.partition("-")[0]):
             found.update(entry["chains"])
         else:
             _remove_half_made(entry)
             os.unlink(f"{register}/{name}")
     return found
+
+
+def _read_entry(path: str) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return documents.parse(file.read(), path)
+
+
+def _mounted_chains(snapshots_directory: str) -> set[str]:
+    """ChainIDs on which overlays stand that are mounted, also where a bundle was moved."""
+    prefix = re.escape(os.fsencode(os.path.abspath(snapshots_directory)))
+    text = re.sub(rb"\\([0-7]{3})", lambda octal: bytes((int(octal[1], 8),)), kernel.read_file(MOUNTS))
+    layer = re.compile(prefix + b"/[^/]+/([0-9a-f]{64})/" + os.fsencode(TREE))
+    return {found.decode() for found in layer.findall(text)}
 
 
 def _remove_half_made(entry: dict[str, Any]) -> None:
@@ -469,3 +496,27 @@ def _stands(entry: dict[str, Any], identity: str) -> bool:
         finally:
             os.close(fd)
     return os.path.exists(f"/proc/{entry['pid']}")
+
+
+def check(snapshots_directory: str) -> Iterator[tuple[str, str]]:
+    """(where, what is wrong) of the unpacked layers and of the bundles that stand on them."""
+    for snapshots in opened(snapshots_directory):
+        for name in sorted(os.listdir(snapshots.path)):
+            if name.startswith("."):
+                pid = name.rpartition("-")[0].rpartition(".")[2]
+                if not (pid.isdecimal() and os.path.exists(f"/proc/{pid}")):
+                    yield f"{snapshots.path}/{name}", "was left by a process that died: gc removes it"
+            elif not os.path.isdir(tree_of(snapshots.path, name)):
+                yield f"{snapshots.path}/{name}", "holds no layer"
+    register = f"{snapshots_directory}/{REGISTER}"
+    for name in sorted(os.listdir(register)) if os.path.isdir(register) else ():
+        if name.startswith("."):
+            continue
+        entry = _read_entry(f"{register}/{name}")
+        identity = name.partition("-")[0]
+        if not _stands(entry, identity):
+            yield entry["path"], "is no bundle any more, or was left half-made: gc forgets it"
+        elif os.path.exists(f"{entry['path']}/{RECORD}"):
+            with _opened(entry["path"]) as fd:
+                missing = [tree for tree in trees(read_record(fd, entry["path"])) if not os.path.isdir(tree)]
+            yield from ((entry["path"], f"stands on a layer that is missing: {tree}") for tree in missing)

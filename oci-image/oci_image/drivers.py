@@ -353,6 +353,9 @@ def choose(name: str, store: str, target: str, maps: Maps | None = None) -> tupl
     store is the directory for layers, target the one in which the bundle is to be made. Raises
     ImageError where the named one, or none, can.
     """
+    if not os.access(store, os.W_OK):
+        read_only = os.statvfs(store).f_flag & os.ST_RDONLY
+        raise ImageError(store, os.strerror(errno.EROFS if read_only else errno.EACCES))
     if name != AUTO:
         driver = find(name)
         if reason := driver.refusal(store, target, maps):

@@ -98,6 +98,8 @@ def _serve(
 
     Directories are named by their fds: commas and colons mean something in its options.
     """
+    if ":" in (real := os.path.realpath(upper)):
+        raise ImageError(real, f"a colon in this path means something to {PROGRAM}")
     opened = [os.open(path, kernel.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in (*lower, upper, work)]
     try:
         names = [f"/proc/self/fd/{fd}" for fd in opened]

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 MAX_STRING = 255  # bytes that fsconfig(2) takes
-MAX_PAGE = 4095  # bytes that mount(2) takes
+MAX_LAYERS = 500  # OVL_MAX_STACK of the kernel
 # Layers must mean the same to every kernel and every other program that mounts them.
 _PLAIN = (("redirect_dir", "off"), ("index", "off"), ("metacopy", "off"))
+_PLAIN_WORDS = "".join(f",{key}={value}" for key, value in _PLAIN)
+_SPECIAL = set("\\,:")  # in overlay's options
 MOUNT_POINT = "merged"
 
 
@@ -27,6 +29,9 @@ def mount(lower: Sequence[str], upper: str, work: str, userns_fd: int = -1) -> i
     lower belong to the ids of the host that its maps name (id-mapped mounts, Linux 5.19 for
     overlay). Raises ImageError.
     """
+    if len(lower) > MAX_LAYERS:
+        reason = f"{len(lower)} layers are more than the {MAX_LAYERS} of which Linux makes one"
+        raise ImageError(f"overlay on {upper}", reason)
     if userns_fd < 0:
         return _mount(lower, upper, work)
 
@@ -35,7 +40,10 @@ def mount(lower: Sequence[str], upper: str, work: str, userns_fd: int = -1) -> i
             _map_ids(path, userns_fd)
         return _mount(lower, upper, work)
 
-    return _in_own_namespace(mapped)
+    try:
+        return _in_own_namespace(mapped)
+    except OSError as error:
+        raise ImageError("mount namespace", os.strerror(error.errno or 0)) from None
 
 
 def _map_ids(path: str, userns_fd: int) -> None:
@@ -55,20 +63,25 @@ def _map_ids(path: str, userns_fd: int) -> None:
 
 
 def _in_own_namespace(call: Callable[[], int]) -> int:
-    """The call's result, from a mount namespace that is gone afterwards with all mounts in it.
+    """The call's result, from a mount namespace that is gone afterwards with all mounts in it."""
 
-    A thread's own: other threads, and the working directory, are left alone.
-    """
+    def run() -> int:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        return call()
+
+    return _in_own_thread(run)
+
+
+def _in_own_thread(call: Callable[[], int]) -> int:
+    """The call's result. It may change its working directory and its namespaces: no other thread's change."""
     results: list[int] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            kernel.unshare(kernel.CLONE_FS | kernel.CLONE_NEWNS)
-            kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+            kernel.unshare(kernel.CLONE_FS)
             results.append(call())
-        except OSError as error:
-            errors.append(ImageError("mount namespace", os.strerror(error.errno or 0)))
         except BaseException as error:
             errors.append(error)
 
@@ -110,34 +123,36 @@ def _by_fsopen(lower: Sequence[str], upper: str, work: str) -> int:
 
 
 def _short(path: str, fds: list[int]) -> str:
-    """path, or a short name of it that holds as long as fds are open."""
-    if len(os.fsencode(path)) <= MAX_STRING:
+    """path, or a short and plain name of it that holds as long as fds are open."""
+    if len(os.fsencode(path)) <= MAX_STRING and not set(path) & _SPECIAL:
         return path
     fds.append(os.open(path, kernel.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     return f"/proc/self/fd/{fds[-1]}"
 
 
 def _by_mount(lower: Sequence[str], upper: str, work: str) -> int:
-    """mount(2) takes one page of options: directories are named by their fds. Then it is detached."""
-    fds = [os.open(path, kernel.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in (*lower, upper, work)]
+    """mount(2) takes one page of options: directories are named by their fds. Then it is detached.
+
+    Where it is mounted meanwhile nobody sees it, and nothing is left of it if we are killed.
+    """
     target = f"{os.path.dirname(upper)}/{MOUNT_POINT}"
-    try:
-        names = [f"/proc/self/fd/{fd}" for fd in fds]
-        options = f"lowerdir={':'.join(reversed(names[:-2]))},upperdir={names[-2]},workdir={names[-1]}"
-        options += "".join(f",{key}={value}" for key, value in _PLAIN)
-        if len(options) > MAX_PAGE:
-            raise ImageError(upper, f"{len(lower)} layers are too many for an overlay before Linux 6.5")
-        os.mkdir(target)
+
+    def mount() -> int:
+        fds = [os.open(one, kernel.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for one in (*lower, upper, work)]
         try:
+            os.chdir("/proc/self/fd")  # so that a layer takes four or five bytes of the page
+            names = ":".join(map(str, reversed(fds[:-2])))
+            options = f"lowerdir={names},upperdir={fds[-2]},workdir={fds[-1]}{_PLAIN_WORDS}"
             kernel.mount("overlay", target, "overlay", kernel.MS_NODEV, options)
-            try:
-                return kernel.open_tree(kernel.AT_FDCWD, target, kernel.OPEN_TREE_CLONE)
-            finally:
-                kernel.umount2(target, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
         finally:
-            os.rmdir(target)
+            _close(fds)
+        return kernel.open_tree(kernel.AT_FDCWD, target, kernel.OPEN_TREE_CLONE)
+
+    os.makedirs(target, exist_ok=True)
+    try:
+        return _in_own_namespace(mount)
     finally:
-        _close(fds)
+        os.rmdir(target)
 
 
 def _close(fds: list[int]) -> None:

@@ -80,7 +80,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, stack: ExitStack) -> P
 
 def unmount_below(path: Path) -> None:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if (point := line.split()[4]).startswith(f"{path}/") and point != f"{path}/btrfs":
+        point = (
+            line.split()[4].encode().decode("unicode_escape").encode("latin-1").decode()
+        )  # \\040 is a blank
+        if point.startswith(f"{path}/") and point != f"{path}/btrfs":
             subprocess.run(["umount", point], check=True)
 
 
