@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 MAX_STRING = 255  # bytes that fsconfig(2) takes
+MAX_PAGE = 4095  # bytes that mount(2) takes
 MAX_LAYERS = 500  # OVL_MAX_STACK of the kernel
 # Layers must mean the same to every kernel and every other program that mounts them.
 _PLAIN = (("redirect_dir", "off"), ("index", "off"), ("metacopy", "off"))
-_PLAIN_WORDS = "".join(f",{key}={value}" for key, value in _PLAIN)
 _SPECIAL = set("\\,:")  # in overlay's options
 MOUNT_POINT = "merged"
 
@@ -131,9 +131,9 @@ def _short(path: str, fds: list[int]) -> str:
 
 
 def _by_mount(lower: Sequence[str], upper: str, work: str) -> int:
-    """mount(2) takes one page of options: directories are named by their fds. Then it is detached.
+    """mount(2), and then detached; nobody sees it meanwhile, and nothing is left of it if we are killed.
 
-    Where it is mounted meanwhile nobody sees it, and nothing is left of it if we are killed.
+    Options have one page: where names are too long for it, directories are named by their fds.
     """
     target = f"{os.path.dirname(upper)}/{MOUNT_POINT}"
 
@@ -141,8 +141,10 @@ def _by_mount(lower: Sequence[str], upper: str, work: str) -> int:
         fds = [os.open(one, kernel.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for one in (*lower, upper, work)]
         try:
             os.chdir("/proc/self/fd")  # so that a layer takes four or five bytes of the page
-            names = ":".join(map(str, reversed(fds[:-2])))
-            options = f"lowerdir={names},upperdir={fds[-2]},workdir={fds[-1]}{_PLAIN_WORDS}"
+            options = _options(lower, upper, work)
+            if len(os.fsencode(options)) > MAX_PAGE or any(set(one) & _SPECIAL for one in (*lower, upper)):
+                *names, upper_name, work_name = map(str, fds)
+                options = _options(names, upper_name, work_name)
             kernel.mount("overlay", target, "overlay", kernel.MS_NODEV, options)
         finally:
             _close(fds)
@@ -153,6 +155,11 @@ def _by_mount(lower: Sequence[str], upper: str, work: str) -> int:
         return _in_own_namespace(mount)
     finally:
         os.rmdir(target)
+
+
+def _options(lower: Sequence[str], upper: str, work: str) -> str:
+    words = "".join(f",{key}={value}" for key, value in _PLAIN)
+    return f"lowerdir={':'.join(reversed(lower))},upperdir={upper},workdir={work}{words}"
 
 
 def _close(fds: list[int]) -> None:
