@@ -266,7 +266,7 @@ def _walk(top: Node, name: bytes) -> Iterator[tuple[bytes, Node]]:
 
 
 def _fields(entry: Entry) -> dict[str, object]:
-    names = ("kind", "mode", "uid", "gid", "mtime", "linkname", "major", "minor", "xattrs")
+    names = ("kind", "mode", "uid", "gid", "mtime", "linkname", "major", "minor", "xattrs", "acls")
     return {name: getattr(entry, name) for name in names}
 
 
