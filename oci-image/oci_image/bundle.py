@@ -339,7 +339,8 @@ def changes(directory: str) -> Iterator[Changes]:
             with _opened(f"{directory}/{UPPER}") as upper_fd:
                 yield Changes(upper_changes(upper_fd, trees(record), shift), record, shift)
         else:
-            with _opened(trees(record)[-1]) as old_fd, _opened(f"{directory}/{ROOTFS}") as new_fd:
+            below = _opened(trees(record)[-1]) if record["chains"] else _unpacked(fd, record, directory)
+            with below as old_fd, _opened(f"{directory}/{ROOTFS}") as new_fd:
                 yield Changes(compared(old_fd, new_fd, _made(fd), maps), record, maps)
 
 

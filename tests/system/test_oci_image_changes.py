@@ -187,6 +187,21 @@ def test_what_only_looks_changed_is_not_told(tmp_path: Path) -> None:
     assert place.oci("diff", made).stdout == "C /lower\nC /lower/kept\n"
 
 
+def test_all_is_new_in_an_image_without_layers(tmp_path: Path) -> None:
+    make_image(tmp_path / "l", "base")
+    for words in (["--driver", "vfs"], ["--copy"]):
+        place = Place(tmp_path, words)
+        made = place.bundle(place.image, "b")
+        assert place.oci("diff", made).stdout == ""
+        (made / "rootfs/new").touch()
+        assert place.oci("diff", made).stdout == "A /new\n"
+        place.oci("commit", made, "after")
+        assert len(place.oci.json("inspect", "after")["manifest"]["layers"]) == 1
+        place.oci("unbundle", made)
+    told = place.oci.fails("bundle", "--driver", "overlay", place.image, tmp_path / "b", "--", "/x")
+    assert told.endswith("an image without layers has nothing to lay an overlay on")
+
+
 def test_a_bundle_that_was_moved_is_compared_file_by_file(tmp_path: Path) -> None:
     """No ctime tells what is old in a copy of a bundle."""
     make_image(tmp_path / "l", "base", SECOND)
