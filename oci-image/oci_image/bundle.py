@@ -248,9 +248,10 @@ def _add_volumes(
 def remove(directory: str) -> None:
     """Unmount and remove a bundle, and what its container changed. Raises ImageError.
 
-    The container must have been deleted before.
+    The container must have been deleted before: while a process has its root there, this is an error.
     """
     with _locked(directory) as (_, record):
+        _check_unused(directory)
         if record["driver"] != COPY:
             _driver(record).detach(os.path.abspath(directory))
         _unregister(record, os.path.abspath(directory))
@@ -291,8 +292,26 @@ def mount(directory: str) -> None:
 def unmount(directory: str) -> None:
     """Unmount the root of a bundle, which stays as it is. Raises ImageError: also while it is used."""
     with _locked(directory) as (_, record):
+        _check_unused(directory)
         if record["driver"] != COPY:
             _driver(record).detach(os.path.abspath(directory))
+
+
+def _check_unused(directory: str) -> None:
+    """Raises ImageError while a process has its root in the bundle: in its own mount namespace a
+    container would keep what is unmounted here.
+    """
+    try:
+        root = os.stat(f"{directory}/{ROOTFS}", follow_symlinks=False)
+    except OSError:
+        return  # it is not there, or its server has died
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            status = os.stat(f"/proc/{pid}/root")
+        except OSError:
+            continue  # it has ended, or is another user's
+        if (status.st_dev, status.st_ino) == (root.st_dev, root.st_ino):
+            raise ImageError(directory, f"is used: the process {pid} has its root there")
 
 
 def is_mounted(directory: str) -> bool:
@@ -419,6 +438,7 @@ def _register(record: dict[str, Any], directory: str) -> None:
     path = _entry(record, directory)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     entry = {"path": directory, "driver": record["driver"], "chains": record["chains"], "pid": os.getpid()}
+    entry["fsid"] = _fsid(os.path.dirname(directory))
     temporary = f"{os.path.dirname(path)}/.{record['id']}.{os.getpid()}"
     with open(temporary, "xb") as file:
         file.write(documents.encode(entry))
@@ -452,12 +472,30 @@ def used_chains(snapshots_directory: str) -> set[str]:
                 os.unlink(f"{register}/{name}")
             continue
         entry = _read_entry(f"{register}/{name}")
-        if _stands(entry, name.partition("-")[0]):
+        if _stands(entry, name.partition("-")[0]) or _is_out_of_sight(entry):
             found.update(entry["chains"])
         else:
             _remove_half_made(entry)
             os.unlink(f"{register}/{name}")
     return found
+
+
+def _fsid(directory: str) -> int:
+    """Of the file system that a directory lies on; 0 for one that a restart empties."""
+    fd = os.open(directory, kernel.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        volatile = kernel.fstatfs_magic(fd) in (kernel.TMPFS_MAGIC, kernel.RAMFS_MAGIC)
+    finally:
+        os.close(fd)
+    return 0 if volatile else os.statvfs(directory).f_fsid
+
+
+def _is_out_of_sight(entry: dict[str, Any]) -> bool:
+    """Is the file system that a bundle lies on not mounted now? Then it may come again."""
+    parent = os.path.dirname(entry["path"])
+    while not os.path.isdir(parent):
+        parent = os.path.dirname(parent)
+    return bool(entry["fsid"]) and _fsid(parent) != entry["fsid"]
 
 
 def _read_entry(path: str) -> dict[str, Any]:
@@ -515,6 +553,8 @@ def check(snapshots_directory: str) -> Iterator[tuple[str, str]]:
             continue
         entry = _read_entry(f"{register}/{name}")
         identity = name.partition("-")[0]
+        if _is_out_of_sight(entry):
+            continue
         if not _stands(entry, identity):
             yield entry["path"], "is no bundle any more, or was left half-made: gc forgets it"
         elif os.path.exists(f"{entry['path']}/{RECORD}"):

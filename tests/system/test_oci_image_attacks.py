@@ -268,3 +268,66 @@ def test_an_interrupted_bundle_is_made_by_the_next_try(tmp_path: Path) -> None:
     assert sorted(name for name in os.listdir(tmp_path) if name.endswith(".tmp")) == sorted(
         [f".b.{os.getpid()}.tmp", ".b.tmp", ".b.x.tmp", ".bb.999999999.tmp"]
     )
+
+
+def test_gc_keeps_layers_for_bundles_on_a_disk_that_is_not_there(tmp_path: Path, stack: ExitStack) -> None:
+    make_image(tmp_path / "l", "n", BASE)
+    oci = Command(tmp_path / "root")
+    image = f"oci:{tmp_path}/l:n"
+    with mounted("ext4", tmp_path, 40 << 20) as disk:
+        for made in (disk / "b", disk / "gone/b"):
+            made.parent.mkdir(exist_ok=True)
+            oci("bundle", image, made, "--", "/bin/sh")
+            oci("unmount", made)
+        shutil.rmtree(disk / "gone")
+        shutil.copy(tmp_path / "ext4.image", tmp_path / "kept.image")
+        subprocess.run(["umount", disk], check=True)
+        assert oci.json("gc")["snapshots"] == 0
+        assert len(os.listdir(tmp_path / "root/snapshots/bundles")) == 2
+        assert oci("fsck").stdout == "nothing is wrong\n"
+        subprocess.run(["mount", "-o", "loop", tmp_path / "ext4.image", disk], check=True)
+        oci("mount", disk / "b")
+        assert (disk / "b/rootfs/bin/busybox").exists()
+        oci("gc")
+        assert len(os.listdir(tmp_path / "root/snapshots/bundles")) == 1
+        oci("unbundle", disk / "b")
+        assert oci.json("gc")["snapshots"] == 1
+
+
+@pytest.mark.parametrize(
+    "how", [["--driver", "overlay"], ["--driver", "vfs"], ["--copy"]], ids=lambda how: how[-1]
+)
+def test_a_bundle_is_not_taken_away_from_its_container(
+    tmp_path: Path, stack: ExitStack, runtime: Runtime, how: list[str]
+) -> None:
+    """Its mount namespace has a mount of its own: that of the host is not busy."""
+    make_image(tmp_path / "l", "n", BASE)
+    oci = Command(tmp_path / "root")
+    made = tmp_path / "b"
+    oci("bundle", *how, f"oci:{tmp_path}/l:n", made, "--", "/bin/busybox", "sleep", "1000")
+    container = runtime.new_id()
+    for words in (("create", "--bundle", made, container), ("start", container)):
+        subprocess.run(runtime.command(*words), check=True, stdout=subprocess.DEVNULL, timeout=60)
+        for verb in ("unbundle", "unmount"):
+            told = oci.fails(verb, made)
+            assert "/b: is used: the process " in told
+            assert told.endswith(" has its root there")
+    assert (made / "rootfs/bin/busybox").exists()
+    runtime("delete", "--force", container)
+    oci("unbundle", made)
+
+
+def test_two_makers_of_one_bundle_make_one(tmp_path: Path, stack: ExitStack) -> None:
+    make_image(tmp_path / "l", "n", BASE, tar_of(("x", "")))
+    oci = Command(tmp_path / "root")
+    words = [*map(str, oci.words), "bundle", f"oci:{tmp_path}/l:n", str(tmp_path / "b"), "--", "/bin/sh"]
+    for _ in range(5):
+        running = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+        told = [one.communicate(timeout=60)[1] for one in running]
+        assert sorted(one.returncode for one in running) == [0, 1, 1]
+        assert all(text.count("\n") == 1 for text in told if text), told
+        assert (tmp_path / "b/rootfs/bin/busybox").exists()
+        assert len(mounts_below(tmp_path / "b")) == 1
+        oci("unbundle", tmp_path / "b")
+        assert [name for name in os.listdir(tmp_path) if name.startswith(".b")] == []
+        assert os.listdir(tmp_path / "root/snapshots/bundles") == []
