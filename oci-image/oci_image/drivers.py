@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from oci_image.userns import Maps
 
+TRY = ".try-"  # begins the names of what refusal makes
 TREE, WORK, UPPER, ROOTFS = "fs", "work", "upper", "rootfs"
 AUTO = "auto"
 NOT_BUILT = {
@@ -145,7 +146,7 @@ class _Mounted:
 
     def _try(self, store: str, directory: str, maps: Maps | None) -> None:
         """Mount a root with its layer in store and its changes in directory, and make it hide a file."""
-        name = f".try-{os.getpid()}-{os.urandom(4).hex()}"
+        name = _try_name()
         with _opened(store) as store_fd, _opened(directory) as directory_fd:
             try:
                 os.makedirs(f"{store}/{name}/{TREE}/d", 0o700)
@@ -283,7 +284,7 @@ class Btrfs(_Whole):
             return f"{store} does not lie on btrfs"
         try:  # st_dev tells subvolumes apart, not file systems
             with _opened(store) as store_fd, _opened(target) as target_fd:
-                name = f".try-{os.getpid()}-{os.urandom(4).hex()}"
+                name = _try_name()
                 btrfs.create(store_fd, name)
                 try:
                     with _opened(f"{store}/{name}") as fd:
@@ -356,6 +357,8 @@ def choose(name: str, store: str, target: str, maps: Maps | None = None) -> tupl
     if not os.access(store, os.W_OK):
         read_only = os.statvfs(store).f_flag & os.ST_RDONLY
         raise ImageError(store, os.strerror(errno.EROFS if read_only else errno.EACCES))
+    for directory in dict.fromkeys((store, target)):
+        _remove_left(directory)
     if name != AUTO:
         driver = find(name)
         if reason := driver.refusal(store, target, maps):
@@ -368,6 +371,22 @@ def choose(name: str, store: str, target: str, maps: Maps | None = None) -> tupl
             return driver, "; ".join(reasons)
         reasons.append(f"{driver.name}: {reason}")
     raise ImageError("driver", "; ".join(reasons))
+
+
+def _try_name() -> str:
+    return f"{TRY}{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def _remove_left(directory: str) -> None:
+    """Remove what processes left that died while they tried a driver."""
+    for name in os.listdir(directory):
+        pid = name.removeprefix(TRY).partition("-")[0]
+        if name.startswith(TRY) and not os.path.exists(f"/proc/{pid}"):
+            with _opened(directory) as fd:
+                if os.geteuid():
+                    DRIVERS["fuse-overlayfs"].remove(fd, name)
+                else:
+                    btrfs.remove(fd, name)
 
 
 @contextmanager

@@ -185,6 +185,8 @@ def test_after_a_kill_at_any_step_gc_leaves_a_store_that_works(place: Place, cou
         assert [name for name in os.listdir(place.path) if name.startswith(".b.")] == [], call
     made = place.bundle("b")
     place.oci("unbundle", made)
+    for directory in (place.path, place.path / "root/snapshots"):
+        assert [name for name in os.listdir(directory) if name.startswith(".")] == []
     assert str(place.path) + "/" not in Path("/proc/self/mountinfo").read_text()
     assert ended(servers() - before)
 
