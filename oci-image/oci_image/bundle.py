@@ -250,12 +250,17 @@ def remove(directory: str) -> None:
 
     The container must have been deleted before: while a process has its root there, this is an error.
     """
+    directory = os.path.abspath(directory)
     with _locked(directory) as (_, record):
         _check_unused(directory)
         if record["driver"] != COPY:
-            _driver(record).detach(os.path.abspath(directory))
-        _unregister(record, os.path.abspath(directory))
-        _remove_directory(os.path.abspath(directory), record)
+            _driver(record).detach(directory)
+            _tell_store(record, directory)  # as ours, so that gc finds what is left if we are killed
+        parent, name = os.path.split(directory)
+        half = f"{parent}/{temporary_name(name, os.getpid())}"
+        os.rename(directory, half)
+        _remove_directory(half, record)
+        _unregister(record, directory)
 
 
 def _remove_directory(directory: str, record: dict[str, Any]) -> None:
@@ -276,11 +281,7 @@ def mount(directory: str) -> None:
     with _locked(directory) as (_, record):
         if record["driver"] == COPY:
             return
-        try:
-            _register(record, directory)
-        except OSError as error:
-            if error.errno != kernel.EROFS:  # where no gc can run either
-                raise
+        _tell_store(record, directory)
         if not _driver(record).mounts or is_mounted(directory):
             return
         for tree in trees(record):
@@ -443,6 +444,15 @@ def _register(record: dict[str, Any], directory: str) -> None:
     with open(temporary, "xb") as file:
         file.write(documents.encode(entry))
     os.rename(temporary, path)
+
+
+def _tell_store(record: dict[str, Any], directory: str) -> None:
+    """Register a bundle anew, where the store can be written."""
+    try:
+        _register(record, directory)
+    except OSError as error:
+        if error.errno != kernel.EROFS:  # where no gc can run either
+            raise
 
 
 def _entry(record: dict[str, Any], directory: str) -> str:

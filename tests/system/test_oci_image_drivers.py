@@ -191,6 +191,20 @@ def test_after_a_kill_at_any_step_gc_leaves_a_store_that_works(place: Place, cou
     assert ended(servers() - before)
 
 
+def test_after_a_kill_while_a_bundle_is_removed_gc_removes_the_rest(place: Place) -> None:
+    for call, count in (("unlinkat", 1), ("unlinkat", 9), ("rmdir", 1), ("unlink", 1), ("rename", 2)):
+        made = place.bundle("b")
+        inject = f"inject={call}:signal=SIGKILL:when={count}"
+        trace = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject]
+        subprocess.run([*map(str, [*trace, *place.oci.words, "unbundle", made])], capture_output=True)
+        if made.exists():
+            place.oci("unbundle", made)
+        place.oci("gc")
+        assert place.layers() == [], (call, count)
+        assert place.registered() == []
+        assert [name for name in os.listdir(place.path) if name.startswith(".b.")] == []
+
+
 def test_gc_beside_bundles_that_are_made_takes_nothing_from_them(place: Place) -> None:
     words = [*map(str, place.oci.words), "bundle", "--driver", place.driver, place.image]
     for i in range(3):
