@@ -15,6 +15,7 @@ from ocirt import kernel
 
 SUBUID, SUBGID = "/etc/subuid", "/etc/subgid"
 PLACES = ("/usr/bin", "/bin")
+WAITER = b"/bin/cat"
 MAX_FILE = 1 << 20
 NO_ID = 0xFFFFFFFF
 
@@ -81,33 +82,33 @@ def parse(text: str) -> Map:
 
 
 def namespace(maps: Maps) -> int:
-    """Fd of a new user namespace with these maps, in which nobody is; the caller closes it. Needs root."""
-    ready, made = os.pipe()
-    held, hold = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(hold)  # so that it ends with us
-            kernel.unshare(kernel.CLONE_NEWUSER)
-            os.write(made, b"\n")
-            os.read(held, 1)
-        finally:
-            os._exit(0)
-    os.close(made)
-    os.close(held)
+    """Fd of a new user namespace with these maps, in which nobody is; the caller closes it. Needs root.
+
+    Not by a fork, which takes 30 ms in a program of 600 MB: WAITER is its first process, and ends
+    with its input, at the latest when we do.
+    """
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    stdio = (read_end, -1, -1)
     try:
-        if not os.read(ready, 1):
-            raise ImageError("user namespace", "the kernel makes none (user.max_user_namespaces?)")
+        pid, pidfd = kernel.spawn(-1, [WAITER], [], [], kernel.CLONE_NEWUSER, stdio=stdio, path=WAITER)
+    except OSError as error:
+        os.close(write_end)
+        raise ImageError(
+            "user namespace", f"{os.fsdecode(WAITER)}: {os.strerror(error.errno or 0)}"
+        ) from None
+    finally:
+        os.close(read_end)
+    try:
         for name, rows in (("uid_map", maps.uids), ("gid_map", maps.gids)):
-            with open(f"/proc/{child}/{name}", "wb", buffering=0) as file:
+            with open(f"/proc/{pid}/{name}", "wb", buffering=0) as file:
                 file.write(b"".join(b"%d %d %d\n" % row for row in rows))
-        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise ImageError("id maps", os.strerror(error.errno or 0)) from None
     finally:
-        os.close(ready)
-        os.close(hold)
-        os.waitpid(child, 0)
+        os.close(write_end)
+        kernel.waitid_pidfd(pidfd)
+        os.close(pidfd)
 
 
 def enter() -> Maps:

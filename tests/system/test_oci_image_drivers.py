@@ -429,6 +429,20 @@ def test_a_user_namespace_sees_the_image_s_owners(place: Place, runtime: Runtime
     place.oci("unbundle", *made)
 
 
+def test_volumes_belong_to_the_user_namespace_s_root(place: Place, runtime: Runtime) -> None:
+    make_image(place.path / "l", "v", BASE, config={"Volumes": {"/data": {}, "/empty": {}}})
+    for parent in (place.path, *place.path.parents[:-2]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    script = "ls -ln /data/seed; echo x > /data/new; echo y > /empty/new; ls -ln /empty/new"
+    made = place.bundle("b", *MAPS, "--", "/bin/sh", "-c", script, image=f"oci:{place.path}/l:v")
+    done = runtime("run", "--bundle", made, runtime.new_id())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[2:4] for line in done.stdout.splitlines()] == [["33", "0"], ["0", "0"]]
+    assert (made / "volumes/0/seed").stat().st_uid == 300033
+    assert (made / "volumes/1/new").stat().st_gid == 400000
+    place.oci("unbundle", made)
+
+
 # Users without root
 
 
