@@ -167,7 +167,7 @@ def test_bundles_made_at_once_share_layers_made_once(place: Place) -> None:
 KILLS = ("symlinkat", "mkdirat", "linkat", "renameat", "rename", "move_mount", "fchmod", "unlinkat", "ioctl")
 
 
-@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_after_a_kill_at_any_step_gc_leaves_a_store_that_works(place: Place, count: int) -> None:
     before = servers()
     words = [*place.oci.words, "bundle", "--driver", place.driver, place.image, place.path / "b"]
