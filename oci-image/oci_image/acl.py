@@ -65,7 +65,8 @@ def _entries(text: bytes, where: str) -> Iterator[tuple[int, int, str, int | Non
             continue
         number = fields[3] if len(fields) == 4 else fields[1]
         numeric = number.isascii() and number.isdigit()
-        if not named or (numeric and int(number) >= _NO_ID) or (len(fields) == 4 and not numeric):
+        too_large = numeric and (len(number) > 10 or int(number) >= _NO_ID)
+        if not named or too_large or (len(fields) == 4 and not numeric):
             raise ImageError(where, f"{word!r} names nobody")
         yield named, permissions, fields[1], int(number) if numeric else None
 

@@ -209,6 +209,7 @@ def pax(**records: str) -> bytes:
         (pax(GNU_sparse_major="1"), "cut off"),
         (pax(SCHILY_acl_access="user:lisa:rwx:x"), "names nobody"),
         (pax(SCHILY_acl_access="user:4294967295:rwx"), "names nobody"),
+        (pax(SCHILY_acl_access=f"user:{'9' * 5000}:rwx"), "names nobody"),
         (pax(SCHILY_acl_access="mask:lisa:rwx"), "names nobody"),
     ],
 )  # fmt: skip
