@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from struct import Struct
+from typing import TYPE_CHECKING
 
 from oci_image.errors import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _VERSION = (2).to_bytes(4, "little")
 _ENTRY = Struct("<HHI")
@@ -14,14 +18,33 @@ _TAGS = {"user": (USER_OBJ, USER), "group": (GROUP_OBJ, GROUP), "mask": (MASK, 0
 _SHORT = {"u": "user", "g": "group", "m": "mask", "o": "other"}
 
 
-def from_text(text: bytes, where: str) -> bytes:
+def from_text(text: bytes, where: str) -> bytes | None:
     """Value of system.posix_acl_access (or _default) for user::rwx,group::r-x,other::---,...
 
-    A fourth field is the number of a named user or group (star); without it the name must be one:
-    names of the machine that made the archive mean nothing here. Raises ImageError(where, ...).
+    A fourth field is the number of a named user or group (star, libarchive). None where a name comes
+    without one (GNU tar): only the passwd of the image says who that is. Raises ImageError(where, ...).
     """
-    entries = []
-    for word in text.decode("utf-8", "replace").replace("\n", ",").split(","):
+    found: list[tuple[int, int, int]] = []
+    for tag, permissions, name, number in _entries(text, where):
+        if name and number is None:
+            return None
+        found.append((tag, permissions, _NO_ID if number is None else number))
+    return _packed(found)
+
+
+def from_names(text: bytes, where: str, numbers: Callable[[bool, str], int]) -> bytes:
+    """The same where names come without numbers: numbers(is a user, name) knows them."""
+    found: list[tuple[int, int, int]] = []
+    for tag, permissions, name, number in _entries(text, where):
+        if name and number is None:
+            number = numbers(tag == USER, name)
+        found.append((tag, permissions, _NO_ID if number is None else number))
+    return _packed(found)
+
+
+def _entries(text: bytes, where: str) -> Iterator[tuple[int, int, str, int | None]]:
+    """(tag, permissions, name or "", number or None)"""
+    for word in text.decode("utf-8", "surrogateescape").replace("\n", ",").split(","):
         word = word.partition("#")[0].strip()
         if not word:
             continue
@@ -38,11 +61,16 @@ def from_text(text: bytes, where: str) -> bytes:
                 raise ImageError(where, f"{word!r} is not an ACL entry")
             permissions |= {"r": 4, "w": 2, "x": 1, "-": 0}[letter]
         if not fields[1]:
-            entries.append((plain, _NO_ID, permissions))
+            yield plain, permissions, "", None
             continue
         number = fields[3] if len(fields) == 4 else fields[1]
-        if not named or not (number.isascii() and number.isdigit()) or int(number) >= _NO_ID:
-            raise ImageError(where, f"{word!r} names nobody by number")
-        entries.append((named, int(number), permissions))
-    entries.sort()
-    return _VERSION + b"".join(_ENTRY.pack(tag, permissions, who) for tag, who, permissions in entries)
+        numeric = number.isascii() and number.isdigit()
+        too_large = numeric and (len(number) > 10 or int(number) >= _NO_ID)
+        if not named or too_large or (len(fields) == 4 and not numeric):
+            raise ImageError(where, f"{word!r} names nobody")
+        yield named, permissions, fields[1], int(number) if numeric else None
+
+
+def _packed(entries: list[tuple[int, int, int]]) -> bytes:
+    found = sorted((tag, who, permissions) for tag, permissions, who in entries)
+    return _VERSION + b"".join(_ENTRY.pack(tag, permissions, who) for tag, who, permissions in found)

@@ -1,8 +1,9 @@
-"""What a container changed in a bundle on an overlay: as docker diff tells it, and as a layer.
+"""What a container changed in its bundle: as docker diff tells it, and as a layer.
 
-The upper directory of the overlay has it all (kernel documentation, overlayfs): new and changed files,
-character devices 0:0 for what was removed, trusted.overlay.opaque on directories that hide those
-below. layer.md says how a layer writes the same.
+Where the root is an overlay, its upper directory has it all (kernel documentation, overlayfs): new
+and changed files, character devices 0:0 for what was removed, an xattr on directories that hide
+those below. compare.py finds the same where the root is a tree of its own. layer.md says how a
+layer writes it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from oci_image import tarwrite
-from oci_image.layer import OPAQUE, WHITEOUT
+from oci_image.errors import ImageError
+from oci_image.layer import OPAQUE, WHITEOUT, show
+from oci_image.shift import unshifted
 from oci_image.tarstream import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK
 from ocirt import kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from oci_image.userns import Maps
 
 ADDED, CHANGED, REMOVED = "A", "C", "D"
-OVERLAY_OPAQUE = "trusted.overlay.opaque"
-OVERLAY = "trusted.overlay."
+# As the kernel marks a directory that hides those below, and as fuse-overlayfs does without privilege.
+OPAQUE_XATTRS = ("trusted.overlay.opaque", "user.fuseoverlayfs.opaque")
+OF_OVERLAYS = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _KINDS = {
@@ -35,30 +41,42 @@ _KINDS = {
 
 
 class Found(NamedTuple):
-    """Something in an upper directory: its path, lstat, and the fd of the directory it lies in."""
+    """Something in a directory tree: its path, lstat, and the fd of the directory it lies in."""
 
     path: bytes
     status: os.stat_result
     parent_fd: int
 
     @property
-    def is_whiteout(self) -> bool:
-        return stat.S_ISCHR(self.status.st_mode) and self.status.st_rdev == 0
+    def name(self) -> bytes:
+        return self.path.rpartition(b"/")[2]
 
     @property
     def link(self) -> bytes:
         """A path that leads to it, for calls that take no fd."""
-        return b"/proc/self/fd/%d/%s" % (self.parent_fd, self.path.rpartition(b"/")[2])
+        return b"/proc/self/fd/%d/%s" % (self.parent_fd, self.name or b".")
+
+    @property
+    def is_whiteout(self) -> bool:
+        return stat.S_ISCHR(self.status.st_mode) and self.status.st_rdev == 0
 
     @property
     def is_opaque(self) -> bool:
         return stat.S_ISDIR(self.status.st_mode) and _opaque(self.link)
 
 
-def walk(upper_fd: int) -> Iterator[Found]:
-    """Everything in an upper directory, parents first, sorted by name."""
+class Change(NamedTuple):
+    """kind is ADDED, CHANGED or REMOVED; found, what is at path now, holds until the next change."""
+
+    kind: str
+    path: bytes
+    found: Found | None = None
+
+
+def walk(top_fd: int) -> Iterator[Found]:
+    """Everything in a directory, parents first, sorted by name."""
     # (fd, path, names left): a stack, because trees may be deep.
-    stack = [(os.dup(upper_fd), b"", _names(upper_fd))]
+    stack = [(os.dup(top_fd), b"", names_in(top_fd))]
     try:
         while stack:
             fd, path, names = stack[-1]
@@ -71,36 +89,80 @@ def walk(upper_fd: int) -> Iterator[Found]:
             yield found
             if stat.S_ISDIR(found.status.st_mode):
                 below = os.open(name, _DIRECTORY, dir_fd=fd)
-                stack.append((below, found.path + b"/", _names(below)))
+                stack.append((below, found.path + b"/", names_in(below)))
     finally:
         for fd, _, _ in stack:
             os.close(fd)
 
 
-def _names(fd: int) -> list[bytes]:
+def names_in(fd: int) -> list[bytes]:
     """Names in a directory, the last one first: they are taken from the end."""
     return sorted(map(os.fsencode, os.listdir(fd)), reverse=True)
 
 
-# As docker diff tells it
+def top(fd: int) -> Found:
+    """The directory itself."""
+    return Found(b"", os.fstat(fd), fd)
 
 
-def differences(upper_fd: int, lower: list[str]) -> Iterator[tuple[str, bytes]]:
-    """(A, C or D, path) of what changed. lower are the directories of the layers, lowest first."""
+def xattrs_of(found: Found) -> dict[str, bytes]:
+    """Without those that say something to an overlay, or to this machine alone."""
+    names = os.listxattr(found.link, follow_symlinks=False)
+    return {
+        name: os.getxattr(found.link, name, follow_symlinks=False)
+        for name in sorted(names)
+        if not name.startswith(OF_OVERLAYS) and name != "security.selinux"
+    }
+
+
+# What an overlay keeps
+
+
+def upper_changes(upper_fd: int, lower: list[str], maps: Maps | None = None) -> Iterator[Change]:
+    """What changed, parents first. lower are the directories of the layers, lowest first.
+
+    The root itself is told of only where its attributes or its mtime changed. maps: of
+    ids in the upper directory.
+    """
+    if lower and _root_changed(upper_fd, lower[-1], maps):
+        yield Change(CHANGED, b"", top(upper_fd))
+    opaque: bytes | None = None  # the opaque directory that we are in: those below it hide as well
     for found in walk(upper_fd):
+        if found.name == OPAQUE and not found.status.st_size:
+            continue  # fuse-overlayfs marks its opaque directories so, too, where it may not otherwise
         before = exists(lower, found.path)
-        if not found.is_whiteout:
-            yield CHANGED if before else ADDED, b"/" + found.path
-        elif before:
-            yield REMOVED, b"/" + found.path
-        if found.is_opaque:
+        if found.is_whiteout:
+            if before:
+                yield Change(REMOVED, found.path)
+            continue
+        yield Change(CHANGED if before else ADDED, found.path, found)
+        if not stat.S_ISDIR(found.status.st_mode):
+            continue
+        if opaque is not None and not found.path.startswith(opaque):
+            opaque = None
+        if opaque is None and found.is_opaque:
+            opaque = found.path + b"/"
+        if opaque is not None:
             for name in _listed(lower, found.path):
-                if not _in(found, name):
-                    yield REMOVED, b"/%s/%s" % (found.path, name)
+                if not os.path.lexists(found.link + b"/" + name):
+                    yield Change(REMOVED, found.path + b"/" + name)
 
 
-def _in(directory: Found, name: bytes) -> bool:
-    return os.path.lexists(directory.link + b"/" + name)
+def _root_changed(upper_fd: int, lowest: str, maps: Maps | None) -> bool:
+    fd = os.open(lowest, _DIRECTORY)
+    try:
+        before, after = os.fstat(fd), os.fstat(upper_fd)
+        owner = after.st_uid, after.st_gid
+        if maps:
+            owner = maps.inverse().host_ids(*owner) or owner
+        if (before.st_mode, before.st_mtime_ns) != (after.st_mode, after.st_mtime_ns):
+            return True
+        if owner != (before.st_uid, before.st_gid):
+            return True
+        now = xattrs_of(top(upper_fd))
+        return xattrs_of(top(fd)) != (unshifted(now, maps, "/") if maps else now)
+    finally:
+        os.close(fd)
 
 
 def exists(lower: list[str], path: bytes) -> bool:
@@ -118,7 +180,7 @@ def _listed(lower: list[str], path: bytes) -> list[bytes]:
                 names.update(map(os.fsencode, os.listdir(fd)))
             finally:
                 os.close(fd)
-    return sorted(name for name in names if exists(lower, path + b"/" + name))
+    return sorted(name for name in names if name != OPAQUE and exists(lower, path + b"/" + name))
 
 
 def _open_below(root: str, path: bytes) -> int:
@@ -171,77 +233,103 @@ def _look(root: str, parts: list[bytes]) -> tuple[os.stat_result | None, bool]:
 
 
 def _opaque(path: bytes) -> bool:
-    try:
-        return os.getxattr(path, OVERLAY_OPAQUE, follow_symlinks=False) == b"y"
-    except OSError:
-        return False  # it has none
+    for name in OPAQUE_XATTRS:
+        try:
+            if os.getxattr(path, name, follow_symlinks=False) == b"y":
+                return True
+        except OSError:
+            continue  # it has none
+    return False
+
+
+# As docker diff tells it
+
+
+def differences(changes: Iterable[Change]) -> list[tuple[str, bytes]]:
+    """(A, C or D, path), sorted by path. Of the root itself it does not tell."""
+    found = [(change.kind, b"/" + change.path) for change in changes if change.path]
+    return sorted(found, key=lambda change: change[1])
 
 
 # As a layer
 
 
-def write_layer(upper_fd: int, write: Callable[[bytes], object], latest: int | None = None) -> int:
-    """Write the changes as the tar stream of a layer; how many there are.
+def write_layer(
+    changes: Iterable[Change],
+    write: Callable[[bytes], object],
+    latest: int | None = None,
+    maps: Maps | None = None,
+) -> int:
+    """Write changes as the tar stream of a layer; how many there are. Raises ImageError.
 
     The same changes give the same bytes: names are sorted, times not after latest (nanoseconds;
-    None: as they are).
+    None: as they are). maps: owners are ids of the host that stand for the container's.
     """
     names: dict[tuple[int, int], bytes] = {}
     count = 0
-    for found in walk(upper_fd):
-        status = found.status
-        mode = status.st_mode
-        count += 1
-        parent, slash, name = found.path.rpartition(b"/")
-        if found.is_whiteout:
+    for kind, path, found in changes:
+        parent, slash, name = path.rpartition(b"/")
+        if name.startswith(WHITEOUT):
+            raise ImageError(f"/{show(path)}", "a layer cannot hold a name that begins with .wh.")
+        if kind == REMOVED or found is None:
             write(tarwrite.header(parent + slash + WHITEOUT + name, mode=0))
-            continue
-        if stat.S_ISSOCK(mode):
-            count -= 1
+        elif stat.S_ISSOCK(found.status.st_mode):
             continue  # means nothing without the program that made it; tar has no type for it
-        key = status.st_dev, status.st_ino
-        if not stat.S_ISDIR(mode) and status.st_nlink > 1 and key in names:
-            write(tarwrite.header(found.path, kind=HARDLINK, linkname=names[key], mode=stat.S_IMODE(mode)))
-            continue
-        names[key] = found.path
-        kind = _KINDS[stat.S_IFMT(mode)]
-        device = kind in (CHAR, BLOCK_DEVICE)
-        size = status.st_size if kind == FILE else 0
-        write(
-            tarwrite.header(
-                found.path + b"/" if kind == DIRECTORY else found.path,
-                size,
-                kind=kind,
-                mode=stat.S_IMODE(mode),
-                uid=status.st_uid,
-                gid=status.st_gid,
-                mtime=status.st_mtime_ns if latest is None else min(status.st_mtime_ns, latest),
-                linkname=os.readlink(found.link) if kind == SYMLINK else b"",
-                major=os.major(status.st_rdev) if device else 0,
-                minor=os.minor(status.st_rdev) if device else 0,
-                xattrs=_xattrs(found.link),
-            )
-        )
-        if kind == FILE:
-            _write_content(found, size, write)
-        if found.is_opaque:
-            write(tarwrite.header(found.path + b"/" + OPAQUE, mode=0))
+        else:
+            write_entry(found, write, names, latest, maps)
+        count += 1
     write(tarwrite.END)
     return count
 
 
-def _xattrs(path: bytes) -> dict[str, bytes]:
-    names = os.listxattr(path, follow_symlinks=False)
-    return {
-        name: os.getxattr(path, name, follow_symlinks=False)
-        for name in names
-        if not name.startswith(OVERLAY) and name != "security.selinux"
-    }
+def write_entry(
+    found: Found,
+    write: Callable[[bytes], object],
+    names: dict[tuple[int, int], bytes],
+    latest: int | None,
+    maps: Maps | None,
+) -> None:
+    """Write one thing that tar has a type for, with its content. names: of the files before it."""
+    status, path = found.status, found.path
+    mode = status.st_mode
+    key = status.st_dev, status.st_ino
+    if not stat.S_ISDIR(mode) and status.st_nlink > 1 and key in names:
+        write(tarwrite.header(path, kind=HARDLINK, linkname=names[key], mode=stat.S_IMODE(mode)))
+        return
+    names[key] = path
+    kind = _KINDS[stat.S_IFMT(mode)]
+    device = kind in (CHAR, BLOCK_DEVICE)
+    size = status.st_size if kind == FILE else 0
+    owner: tuple[int, int] | None = status.st_uid, status.st_gid
+    xattrs = xattrs_of(found)
+    if maps:
+        owner = maps.inverse().host_ids(status.st_uid, status.st_gid)
+        if owner is None:
+            raise ImageError(f"/{show(path)}", f"its owner {status.st_uid}:{status.st_gid} is not mapped")
+        xattrs = unshifted(xattrs, maps, f"/{show(path)}")
+    uid, gid = owner or (0, 0)
+    write(
+        tarwrite.header(
+            (path or b".") + b"/" if kind == DIRECTORY else path,
+            size,
+            kind=kind,
+            mode=stat.S_IMODE(mode),
+            uid=uid,
+            gid=gid,
+            mtime=status.st_mtime_ns if latest is None else min(status.st_mtime_ns, latest),
+            linkname=os.readlink(found.link) if kind == SYMLINK else b"",
+            major=os.major(status.st_rdev) if device else 0,
+            minor=os.minor(status.st_rdev) if device else 0,
+            xattrs=xattrs,
+        )
+    )
+    if kind == FILE:
+        _write_content(found, size, write)
 
 
 def _write_content(found: Found, size: int, write: Callable[[bytes], object]) -> None:
     """size bytes, also where the file changes meanwhile."""
-    fd = os.open(found.path.rpartition(b"/")[2], _READ, dir_fd=found.parent_fd)
+    fd = os.open(found.name, _READ, dir_fd=found.parent_fd)
     try:
         left = size
         while left and (data := os.read(fd, min(left, 1 << 20))):

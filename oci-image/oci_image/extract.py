@@ -14,12 +14,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from oci_image.acl import from_names
 from oci_image.errors import ImageError
 from oci_image.layer import ADD, CLEAR, show
 from oci_image.removal import remove_tree
-from oci_image.tarstream import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK
+from oci_image.shift import shifted
+from oci_image.tarstream import ACLS, BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK
+from oci_image.users import number_of
 from ocirt import kernel
 
 if TYPE_CHECKING:
@@ -75,11 +79,13 @@ class _Directory(NamedTuple):
 class Extractor:
     """Applies layers to the directory root_fd, lowest first; finish() completes it. close() it.
 
-    left_out counts what the file system or the user's rights did not allow, by what it was.
+    into: the directory is no new one; it keeps its own attributes, and those that have no entry get no
+    time. left_out counts what the file system or the user's rights did not allow, by what it was.
     """
 
-    def __init__(self, root_fd: int, policy: Policy = Policy()) -> None:  # noqa: B008
+    def __init__(self, root_fd: int, policy: Policy = Policy(), into: bool = False) -> None:  # noqa: B008
         self._root = root_fd
+        self._into = into
         self._single = policy.single
         self._unprivileged = policy.single or policy.unprivileged
         self._maps = policy.maps
@@ -88,10 +94,13 @@ class Extractor:
         self._touched: dict[bytes, int] = {}  # mtimes of directories that have no entry, but new content
         self._known: set[tuple[int, int]] = set()  # directories of both, whatever their path
         self._upper: set[bytes] = set()  # what the current layer made, with all parents
+        self._acls: dict[bytes, dict[str, bytes]] = {}  # those that name users, by path
         self._where = ""
         self.left_out: dict[str, int] = {}
         self._touch(root_fd, b"")
         self._root_ids = self._maps.root() if self._maps else (0, 0)
+        if into:
+            return
         if self._maps:
             os.fchown(root_fd, *self._root_ids)
         for name in (DEFAULT_ACL, "system.posix_acl_access"):  # of the directory that the root lies in
@@ -119,6 +128,7 @@ class Extractor:
 
     def finish(self) -> None:
         """What directories get last. Call it once, after the last layer."""
+        self._resolve_acls()
         for path in sorted(self._touched | self._directories, reverse=True):  # what lies in one before it
             try:
                 if path in self._directories:
@@ -129,6 +139,25 @@ class Extractor:
                 continue  # removed by a layer above
             except OSError as error:
                 raise ImageError(show(path) or "/", os.strerror(error.errno or 0)) from error
+
+    def _resolve_acls(self) -> None:
+        """Set the ACLs that name users, whom the image's passwd and group know now that all is there."""
+        flags = kernel.O_PATH | os.O_NOFOLLOW
+        for path, acls in self._acls.items():
+            where = f"{show(path)}: ACL"
+            try:
+                fd = self._open(path, flags)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # removed by a layer above
+            try:
+                numbers = partial(number_of, root_fd=self._root, where=where)
+                found = {ACLS[key]: from_names(text, where, numbers) for key, text in acls.items()}
+                if self._maps:
+                    found = shifted(found, self._maps, where)
+                for name, value in found.items():
+                    self._set_xattr(b"/proc/self/fd/%d" % fd, name, value, follow=True)
+            finally:
+                os.close(fd)
 
     def _finish_directory(self, path: bytes, last: _Directory) -> None:
         fd = self._open(path or b".", _DIRECTORY)
@@ -191,7 +220,7 @@ class Extractor:
     def _touch(self, fd: int, path: bytes) -> None:
         """Something in this directory is going to change: unless it gets a time of its own, it keeps its."""
         status = os.fstat(fd)
-        if (status.st_dev, status.st_ino) not in self._known:
+        if not self._into and (status.st_dev, status.st_ino) not in self._known:
             self._known.add((status.st_dev, status.st_ino))
             self._touched[path] = status.st_mtime_ns
 
@@ -210,6 +239,8 @@ class Extractor:
             if ids is None:
                 raise self._refused(path, f"its owner {entry.uid}:{entry.gid} is not mapped")
             entry.uid, entry.gid = ids
+            if entry.xattrs:
+                entry.xattrs = shifted(entry.xattrs, self._maps, f"{self._where}: {show(path)}")
         entry.mtime = max(-MAX_TIME, min(entry.mtime, MAX_TIME))
         kind = entry.kind
         if not path:
@@ -217,6 +248,10 @@ class Extractor:
             return
         upper = self._upper
         upper.add(path)
+        self._acls.pop(path, None)
+        if entry.acls:
+            texts = {key: text for key, text in entry.acls.items() if ACLS[key] not in entry.xattrs}
+            self._acls[path] = texts
         if parent_path not in upper:
             self._note_parents(parent_path)
         parent = self._directory(parent_path)

@@ -8,7 +8,7 @@ come first, so that their modes hold from the start (GNU tar gives them their ti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from oci_image import descriptor as documents
 from oci_image import tarwrite
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 MAX_LINKS = 40  # symlinks in one path, as in the kernel
 
 
+class Content(Protocol):
+    """What a layer offers of its current entry."""
+
+    def data(self) -> Iterator[memoryview]: ...
+
+
 class _Inode:
     """What one entry made; names of it beyond the first are hardlinks."""
 
@@ -41,7 +47,7 @@ class _Inode:
         self.name = b""
 
 
-class _Node:
+class Node:
     """A name in the tree. layer is the one that made or last changed it."""
 
     __slots__ = ("children", "inode", "layer")
@@ -49,7 +55,7 @@ class _Node:
     def __init__(self, inode: _Inode | None, layer: int) -> None:
         self.inode = inode  # None: a parent that no layer has an entry for
         self.layer = layer
-        self.children: dict[bytes, _Node] = {}
+        self.children: dict[bytes, Node] = {}
 
     @property
     def is_directory(self) -> bool:
@@ -57,13 +63,29 @@ class _Node:
 
 
 def flatten_image(
-    source: Source, descriptor: Descriptor, write: Callable[[bytes], object], only: bytes = b""
-) -> None:
+    source: Source,
+    descriptor: Descriptor,
+    write: Callable[[bytes], object],
+    only: bytes = b"",
+    follow: bool = False,
+) -> bytes:
     """Write the root file system of an image (its manifest's descriptor) as a tar stream.
 
     only is a path in it: what is there is written as if it were the root, or, if it is no directory,
-    as one entry with its own name. Raises ImageError where there is nothing.
+    as one entry with its own name, which is given. follow: a symlink there is followed, as it is
+    where only ends with a slash. Raises ImageError where there is nothing.
     """
+    where, layers = _opened(source, descriptor)
+    return flatten(layers, write, where, only, follow)
+
+
+def merged_image(source: Source, descriptor: Descriptor) -> Node:
+    """The root of the tree that an image has."""
+    where, layers = _opened(source, descriptor)
+    return _merged(layers, where)
+
+
+def _opened(source: Source, descriptor: Descriptor) -> tuple[str, list[Opener]]:
     _, manifest = read_document(source, descriptor)
     where = f"{source.where}: {descriptor['digest']}"
     layers = documents.check_image(manifest, read_config(source, manifest), where)
@@ -71,22 +93,37 @@ def flatten_image(
     def opener(layer: Descriptor, diff_id: str) -> Opener:
         return lambda: Layer(source.open_blob(layer), diff_id, f"{source.where}: {layer['digest']}")
 
-    flatten([opener(layer, diff_id) for layer, diff_id in layers], write, where, only)
+    return where, [opener(layer, diff_id) for layer, diff_id in layers]
 
 
-def flatten(layers: list[Opener], write: Callable[[bytes], object], where: str, only: bytes = b"") -> None:
-    """Write the merged tree of layers, lowest first, as a tar stream; only as for flatten_image."""
-    root = _Node(None, 0)
+def _merged(layers: list[Opener], where: str) -> Node:
+    root = Node(None, 0)
     for number, open_layer in enumerate(layers):
         with open_layer() as layer:
             for i, change in enumerate(layer.changes()):
                 _apply(root, change, number, i, where)
-    files: dict[tuple[int, int], _Inode] = {}
-    others: list[tuple[bytes, _Inode]] = []
-    top = _find(root, only, where, follow=False)
+    return root
+
+
+def flatten(
+    layers: list[Opener],
+    write: Callable[[bytes], object],
+    where: str,
+    only: bytes = b"",
+    follow: bool = False,
+) -> bytes:
+    """Write the merged tree of layers, lowest first, as a tar stream; the rest as for flatten_image."""
+    root = _merged(layers, where)
+    slash = only.endswith((b"/", b"/."))
+    found, top = resolve(root, only, where, follow or slash)
     if top is None:
         raise ImageError(where, f"{show(only)}: there is no such file or directory")
-    for path, node in _walk(top, b"" if top.is_directory else only.rstrip(b"/").rpartition(b"/")[2]):
+    if slash and not top.is_directory:
+        raise ImageError(where, f"{show(only)}: is not a directory")
+    own_name = found.rpartition(b"/")[2]
+    files: dict[tuple[int, int], _Inode] = {}
+    others: list[tuple[bytes, _Inode]] = []
+    for path, node in _walk(top, b"" if top.is_directory else own_name):
         inode = node.inode
         if inode is None or inode.entry.kind == DIRECTORY:
             _write_entry(write, path + b"/" if path else b"./", inode)
@@ -100,7 +137,7 @@ def flatten(layers: list[Opener], write: Callable[[bytes], object], where: str, 
             with open_layer() as layer:
                 for i, _ in enumerate(layer.changes()):
                     if wanted := files.get((number, i)):
-                        _write_file(write, wanted, layer)
+                        write_file(write, wanted.name, wanted.entry, layer)
     for path, inode in others:
         if inode.name:
             write(tarwrite.header(path, kind=HARDLINK, linkname=inode.name, mode=inode.entry.mode))
@@ -108,9 +145,10 @@ def flatten(layers: list[Opener], write: Callable[[bytes], object], where: str, 
             inode.name = path
             _write_entry(write, path, inode)
     write(tarwrite.END)
+    return own_name
 
 
-def _apply(root: _Node, change: Change, number: int, i: int, where: str) -> None:
+def _apply(root: Node, change: Change, number: int, i: int, where: str) -> None:
     parent_path, _, name = change.path.rpartition(b"/")
     if change.what != ADD:
         _hide(root, change, number, where)
@@ -128,13 +166,13 @@ def _apply(root: _Node, change: Change, number: int, i: int, where: str) -> None
             )
         inode = target.inode
     there = parent.children.get(name)
-    node = _Node(inode, number)
+    node = Node(inode, number)
     if there is not None and there.is_directory and node.is_directory:
         node.children = there.children
     parent.children[name] = node
 
 
-def _hide(root: _Node, change: Change, number: int, where: str) -> None:
+def _hide(root: Node, change: Change, number: int, where: str) -> None:
     """A whiteout; as in unpacking, not through a symlink."""
     parent = root
     directory = change.path if change.what == CLEAR else change.path.rpartition(b"/")[0]
@@ -153,7 +191,7 @@ def _hide(root: _Node, change: Change, number: int, where: str) -> None:
         del parent.children[name]
 
 
-def _remove_lower(top: _Node, number: int) -> bool:
+def _remove_lower(top: Node, number: int) -> bool:
     """Take away what lower layers put below top; is anything of this one left, top included?"""
     stack = [top]
     order = []
@@ -168,10 +206,13 @@ def _remove_lower(top: _Node, number: int) -> bool:
     return bool(top.children) or top.layer == number
 
 
-def _find(root: _Node, path: bytes, where: str, follow: bool) -> _Node | None:
-    """The node at path; symlinks before the last component (with follow: also there) are followed."""
-    parts = path.split(b"/")[::-1] if path else []
-    trail = [root]
+def resolve(root: Node, path: bytes, where: str, follow: bool = True) -> tuple[bytes, Node | None]:
+    """(path without symlinks, the node there or None); without follow the last component may be one.
+
+    Where a component is missing, the rest of the path is as it was. Raises ImageError for a loop.
+    """
+    parts = path.split(b"/")[::-1]
+    trail = [(b"", root)]
     links = 0
     while parts:
         part = parts.pop()
@@ -181,10 +222,10 @@ def _find(root: _Node, path: bytes, where: str, follow: bool) -> _Node | None:
             if len(trail) > 1:
                 trail.pop()
             continue
-        node = trail[-1].children.get(part)
+        node = trail[-1][1].children.get(part)
         if node is None:
-            return None
-        if node.inode and node.inode.entry.kind == SYMLINK and (parts or follow):
+            return b"/".join([name for name, _ in trail[1:]] + [part, *filter(None, parts[::-1])]), None
+        if node.inode and node.inode.entry.kind == SYMLINK and (follow or any(parts)):
             links += 1
             if links > MAX_LINKS:
                 raise ImageError(where, f"{show(path)}: too many symlinks")
@@ -193,24 +234,28 @@ def _find(root: _Node, path: bytes, where: str, follow: bool) -> _Node | None:
                 del trail[1:]
             parts += link.split(b"/")[::-1]
             continue
-        trail.append(node)
-    return trail[-1]
+        trail.append((part, node))
+    return b"/".join(name for name, _ in trail[1:]), trail[-1][1]
 
 
-def _make_parents(root: _Node, path: bytes, number: int, where: str) -> _Node:
+def _find(root: Node, path: bytes, where: str, follow: bool) -> Node | None:
+    return resolve(root, path, where, follow)[1]
+
+
+def _make_parents(root: Node, path: bytes, number: int, where: str) -> Node:
     node = _find(root, path, where, follow=True)
     if node is None:
         parent_path, _, name = path.rpartition(b"/")
         parent = _make_parents(root, parent_path, number, where)
         if name in parent.children:
             raise ImageError(where, f"{show(path)}: is a symlink that leads nowhere")
-        node = parent.children[name] = _Node(None, number)
+        node = parent.children[name] = Node(None, number)
     if not node.is_directory:
         raise ImageError(where, f"{show(path)}: is not a directory")
     return node
 
 
-def _walk(top: _Node, name: bytes) -> Iterator[tuple[bytes, _Node]]:
+def _walk(top: Node, name: bytes) -> Iterator[tuple[bytes, Node]]:
     """(path, node), parents first, sorted; the path of top is name."""
     stack = [(name, top)]
     while stack:
@@ -221,7 +266,7 @@ def _walk(top: _Node, name: bytes) -> Iterator[tuple[bytes, _Node]]:
 
 
 def _fields(entry: Entry) -> dict[str, object]:
-    names = ("kind", "mode", "uid", "gid", "mtime", "linkname", "major", "minor", "xattrs")
+    names = ("kind", "mode", "uid", "gid", "mtime", "linkname", "major", "minor", "xattrs", "acls")
     return {name: getattr(entry, name) for name in names}
 
 
@@ -229,12 +274,17 @@ def _write_entry(write: Callable[[bytes], object], path: bytes, inode: _Inode | 
     if inode is None:
         write(tarwrite.header(path, kind=DIRECTORY, mode=0o755))
     else:
-        write(tarwrite.header(path, **_fields(inode.entry)))  # type: ignore[arg-type]
+        write_header(write, path, inode.entry)
 
 
-def _write_file(write: Callable[[bytes], object], inode: _Inode, layer: Layer) -> None:
-    entry = inode.entry
-    write(tarwrite.header(inode.name, entry.size, **_fields(entry)))  # type: ignore[arg-type]
+def write_header(write: Callable[[bytes], object], path: bytes, entry: Entry) -> None:
+    """An entry that is no file, under another name."""
+    write(tarwrite.header(path, **_fields(entry)))  # type: ignore[arg-type]
+
+
+def write_file(write: Callable[[bytes], object], name: bytes, entry: Entry, layer: Content) -> None:
+    """A file whose entry layer is at, with its content."""
+    write(tarwrite.header(name, entry.size, **_fields(entry)))  # type: ignore[arg-type]
     if entry.sparse is None:
         for piece in layer.data():
             write(piece)  # type: ignore[arg-type]
@@ -243,7 +293,7 @@ def _write_file(write: Callable[[bytes], object], inode: _Inode, layer: Layer) -
     write(tarwrite.padding(entry.size))
 
 
-def _write_holes(write: Callable[[bytes], object], entry: Entry, layer: Layer) -> None:
+def _write_holes(write: Callable[[bytes], object], entry: Entry, layer: Content) -> None:
     """Content of a sparse file with its holes written out."""
     zeros = bytes(1 << 20)
     pieces = layer.data()

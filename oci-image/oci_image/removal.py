@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -24,7 +25,7 @@ def remove_tree(parent_fd: int, name: bytes | str) -> None:
     try:
         _open_up(top)
         serial = 0
-        while names := os.listdir(top):
+        while names := _listed(top):
             for child in names:
                 if not stat.S_ISDIR(os.stat(child, dir_fd=top, follow_symlinks=False).st_mode):
                     os.unlink(child, dir_fd=top)
@@ -34,6 +35,12 @@ def remove_tree(parent_fd: int, name: bytes | str) -> None:
     finally:
         os.close(top)
     os.rmdir(name, dir_fd=parent_fd)
+
+
+def _listed(fd: int) -> list[str]:
+    """Names in a directory, also new ones: btrfs tells those that were there at the last seek or open."""
+    os.lseek(fd, 0, os.SEEK_SET)
+    return os.listdir(fd)
 
 
 def _open_up(fd: int) -> None:
@@ -66,7 +73,12 @@ def _empty(top: int, name: str, serial: int) -> int:
                     os.stat(f".removed-{serial}", dir_fd=top, follow_symlinks=False)
                 except FileNotFoundError:
                     break
-            os.rename(child, f".removed-{serial}", src_dir_fd=fd, dst_dir_fd=top)
+            try:
+                os.rename(child, f".removed-{serial}", src_dir_fd=fd, dst_dir_fd=top)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                remove_tree(fd, child)  # a subvolume of btrfs lies between: nothing is moved out of one
     finally:
         os.close(fd)
     return serial

@@ -33,6 +33,7 @@ _KINDS = {
 }
 XATTR = "SCHILY.xattr."
 LIBARCHIVE_XATTR = "LIBARCHIVE.xattr."
+NO_ACLS: dict[str, bytes] = {}  # what nearly every entry has
 ACLS = {"SCHILY.acl.access": "system.posix_acl_access", "SCHILY.acl.default": "system.posix_acl_default"}
 
 _HEADER = Struct("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12s")
@@ -60,9 +61,11 @@ class Entry:
 
     size is the file's, holes included; stored what the stream holds of it. sparse lists
     (offset, length) of the data, None for a file without holes. offset is where the data begins.
+    acls are texts of ACLs that name users, by the key of their record (ACLS); others are xattrs.
     """
 
     __slots__ = (
+        "acls",
         "atime",
         "gid",
         "gname",
@@ -95,6 +98,7 @@ class Entry:
     major: int
     minor: int
     xattrs: dict[str, bytes]
+    acls: dict[str, bytes]
     sparse: list[tuple[int, int]] | None
     offset: int
     uname: bytes
@@ -290,6 +294,7 @@ class TarReader:
         else:
             entry.major = entry.minor = 0
         entry.xattrs = {}
+        entry.acls = NO_ACLS
         entry.sparse = None
         if records:
             self._apply(entry, records)
@@ -412,7 +417,11 @@ class TarReader:
             elif name in ACLS:
                 from oci_image.acl import from_text
 
-                entry.xattrs.setdefault(ACLS[name], from_text(value, f"{self._where}: {name}"))
+                acl = from_text(value, f"{self._where}: {name}")
+                if acl is None:
+                    entry.acls = {**entry.acls, name: value}
+                else:
+                    entry.xattrs.setdefault(ACLS[name], acl)
 
     def _libarchive_xattr(self, entry: Entry, name: str, value: bytes) -> None:
         from binascii import Error, a2b_base64

@@ -26,8 +26,12 @@ def header(
     major: int = 0,
     minor: int = 0,
     xattrs: Mapping[str, bytes] | None = None,
+    acls: Mapping[str, bytes] | None = None,
 ) -> bytes:
-    """The blocks before the content; mtime in nanoseconds. Follow it with size bytes and padding(size)."""
+    """The blocks before the content. Follow it with size bytes and padding(size).
+
+    mtime in nanoseconds; acls are texts by the keys of their records.
+    """
     records: list[tuple[bytes, bytes]] = []
     if len(name) > 100 or not name.isascii():
         records.append((b"path", name))
@@ -45,6 +49,7 @@ def header(
             records.append((what, b"%d" % value))
     for key in sorted(xattrs or ()):
         records.append(((XATTR + key).encode("utf-8", "surrogateescape"), (xattrs or {})[key]))
+    records += [(key.encode(), text) for key, text in sorted((acls or {}).items())]
     extended = b""
     if records:
         content = b"".join(_record(key, value) for key, value in records)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from oci_image import descriptor as documents
-from oci_image.digest import CHUNK
 from oci_image.errors import ImageError
 from oci_image.extract import Extractor, Policy
-from oci_image.layer import Layer, change_of
+from oci_image.layer import Layer
 from oci_image.removal import remove_tree
-from oci_image.tarstream import DIRECTORY, LIMITS, TarReader
+from oci_image.tarstream import LIMITS
 from oci_image.transfer import read_config, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, BinaryIO
+    from typing import Any
 
     from oci_image.descriptor import Descriptor
-    from oci_image.layer import Change
     from oci_image.tarstream import Limits
     from oci_image.transports import Source
 
@@ -31,7 +30,8 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 def new_directory(path: str) -> Iterator[tuple[str, int]]:
     """(name, fd) of a directory that becomes path when the block ends well, and is removed otherwise.
 
-    path must not exist, or be an empty directory. Raises ImageError.
+    path must not exist, or be an empty directory. What processes that died left of the same is
+    removed. Raises ImageError.
     """
     path = path.rstrip("/") or "/"
     if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path) or os.listdir(path)):
@@ -42,11 +42,13 @@ def new_directory(path: str) -> Iterator[tuple[str, int]]:
     except FileNotFoundError:
         raise ImageError(parent_path, "does not exist") from None
     try:
-        temporary = f".{name}.{os.getpid()}.tmp"
+        _remove_left(parent, name)
+        temporary = temporary_name(name, os.getpid())
         os.mkdir(temporary, 0o700, dir_fd=parent)
         try:
             fd = os.open(temporary, _OPEN | os.O_NOFOLLOW, dir_fd=parent)
             try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
                 yield f"{parent_path}/{temporary}", fd
             finally:
                 os.close(fd)
@@ -56,6 +58,30 @@ def new_directory(path: str) -> Iterator[tuple[str, int]]:
             raise
     finally:
         os.close(parent)
+
+
+def _remove_left(parent: int, name: str) -> None:
+    """Remove half-made directories that nobody is making any more."""
+    for found in os.listdir(parent):
+        pid = found.removeprefix(f".{name}.").removesuffix(".tmp")
+        if not pid.isdecimal() or found != temporary_name(name, int(pid)) or os.path.exists(f"/proc/{pid}"):
+            continue
+        try:
+            fd = os.open(found, _OPEN | os.O_NOFOLLOW, dir_fd=parent)
+        except OSError:
+            continue  # somebody else removes it, or it is no directory of ours
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its maker may live in another pid namespace
+            remove_tree(parent, found)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(fd)
+
+
+def temporary_name(name: str, pid: int) -> str:
+    """What new_directory calls a directory until it is whole."""
+    return f".{name}.{pid}.tmp"
 
 
 def apply_image(
@@ -83,41 +109,3 @@ def apply_image(
     finally:
         extractor.close()
     return config, extractor.left_out
-
-
-class _Stream:
-    """A tar stream of our own making, in the place of a layer."""
-
-    def __init__(self, file: BinaryIO, where: str) -> None:
-        self._file = file
-        self._where = where
-        self._tar = TarReader(self, where)
-
-    def chunk(self) -> bytes:
-        return self._file.read(CHUNK)
-
-    def changes(self) -> Iterator[Change]:
-        while entry := self._tar.next():
-            yield change_of(entry, self._where)
-
-    def data(self) -> Iterator[memoryview]:
-        return self._tar.data()
-
-
-def begins_with_directory(file: BinaryIO, where: str) -> bool:
-    """Is the first entry of a tar stream a directory? The file is at its beginning again."""
-    entry = TarReader(_Stream(file, where), where).next()
-    file.seek(0)
-    return entry is not None and entry.kind == DIRECTORY
-
-
-def apply_stream(file: BinaryIO, where: str, root_fd: int, policy: Policy) -> dict[str, int]:
-    """Extract a tar stream into the directory root_fd; what was left out. Whiteouts are what they are."""
-    extractor = Extractor(root_fd, policy)
-    os.fchmod(root_fd, 0o755)
-    try:
-        extractor.apply(_Stream(file, where), where)
-        extractor.finish()
-    finally:
-        extractor.close()
-    return extractor.left_out

@@ -59,6 +59,16 @@ def resolve(text: str, root_fd: int, where: str = "config.User") -> User:
     return User(uid, gid, more)
 
 
+def number_of(is_user: bool, name: str, root_fd: int, where: str) -> int:
+    """The id of a user or group in the root file system root_fd. Raises ImageError naming where."""
+    if not is_user:
+        return _find_group(root_fd, name, where)
+    found = _find_user(root_fd, name, None, where)
+    if found is None:
+        raise ImageError(where, f"the image's /etc/passwd has no user {name!r}")
+    return found[0]
+
+
 def _number(text: str, where: str) -> int | None:
     """The id that text is the number of; None: text is a name."""
     if not (text.isascii() and text.isdigit()):

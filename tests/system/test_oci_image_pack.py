@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -145,13 +144,6 @@ def test_what_a_container_did_is_there_in_the_next(oci: Command, tmp_path: Path,
     steps = oci.json("history", "after")
     assert steps[0]["created_by"] == "oci-image commit"
     oci("unbundle", tmp_path / "b")
-
-
-@pytest.mark.parametrize("how", [["--copy"], ["--driver", "vfs"]])
-def test_changes_are_told_apart_on_an_overlay_alone(oci: Command, tmp_path: Path, how: list[str]) -> None:
-    oci("bundle", "base", tmp_path / "b", *how)
-    assert "changes are told apart on an overlay alone" in oci.fails("diff", tmp_path / "b")
-    assert "on an overlay alone" in oci.fails("commit", tmp_path / "b", "x")
 
 
 def test_append_adds_a_layer(oci: Command, tmp_path: Path) -> None:
@@ -299,44 +291,3 @@ def test_diff_does_not_look_through_links_of_the_image(oci: Command, tmp_path: P
     (tmp_path / "b/rootfs/s").mkdir()
     (tmp_path / "b/rootfs/s/file").touch()
     assert sorted(oci("diff", tmp_path / "b").stdout.splitlines()) == ["A /s/file", "C /s"]
-
-
-def test_cp_takes_files_and_directories_out_of_an_image(oci: Command, tmp_path: Path) -> None:
-    target = tmp_path / "to"
-    target.mkdir()
-    oci("cp", "base", "/data/seed", target)
-    oci("cp", "base", "data/seed", target / "renamed")
-    oci("cp", "base", "/full", target)
-    oci("cp", "base", "bin/sh", target)
-    oci("cp", "base", "/", target / "all")
-    hidden = member("d/.hidden", pax_headers={"SCHILY.xattr.user.note": "x"})
-    make_image(tmp_path / "l", "hidden", tar_of((hidden, b"h")))
-    oci("cp", f"oci:{tmp_path}/l:hidden", "d/.hidden", tmp_path)
-    assert (tmp_path / ".hidden").read_text() == "h"
-    assert sorted(os.listdir(target)) == ["all", "full", "renamed", "seed", "sh"]
-    tree = describe(target)
-    assert (target / "seed").read_text() == (target / "renamed").read_text() == "seeded"
-    assert tree["seed"]["owner"] == (33, 0)
-    assert tree["sh"]["link"] == "busybox"
-    assert sorted(os.listdir(target / "full")) == ["one", "two"]
-    oci("unpack", "base", tmp_path / "out")
-    made = ["mtime"]
-    assert differences(describe(target / "all", made), describe(tmp_path / "out", made)) == []
-    with tarfile.open(fileobj=io.BytesIO(oci("cp", "base", "full", "-", text=False).stdout)) as tar:
-        assert sorted(tar.getnames()) == [".", "one", "two"]
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (("nosuch", "x"), "nosuch: there is no such file or directory"),
-        (("data/seed/below", "x"), "data/seed/below: there is no such file or directory"),
-        (("data/seed", "there"), "there: exists already"),
-        (("/", "."), ".: exists already; the root of an image needs a new name"),
-    ],
-)
-def test_cp_replaces_nothing(oci: Command, tmp_path: Path, words: tuple[str, str], told: str) -> None:
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work/there").touch()
-    assert oci.fails("cp", "base", *words, cwd=tmp_path / "work").endswith(told)
-    assert os.listdir(tmp_path / "work") == ["there"]

@@ -188,3 +188,48 @@ import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
+
+
+def acl_of(*entries: tuple[int, int, int]) -> bytes:
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def test_acls_that_name_users_mean_those_of_the_image(tmp_path: Path) -> None:
+    """GNU tar writes names without numbers; the image's daemon and games are not this machine's."""
+    root = tmp_path / "root"
+    for name in ("a/default", "etc"):
+        (root / name).mkdir(parents=True)
+    (root / "a/listed").write_text("x")
+    succeed("setfacl", "-m", "u:daemon:r,g:games:w,u:98765:x", root / "a/listed")
+    succeed("setfacl", "-d", "-m", "u:daemon:rwx", root / "a/default")
+    (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\ndaemon:x:4242:0::/:\n")
+    (root / "etc/group").write_text("games:x:4343:\n")
+    none = 0xFFFFFFFF
+    listed = acl_of(
+        (1, 6, none), (2, 4, 4242), (2, 1, 98765), (4, 4, none), (8, 2, 4343), (16, 7, none), (32, 4, none)
+    )
+    default = acl_of((1, 7, none), (2, 7, 4242), (4, 5, none), (16, 7, none), (32, 5, none))
+    succeed("tar", "-C", root, "--acls", "--format=pax", "-cf", tmp_path / "layer.tar", ".")
+    layer = (tmp_path / "layer.tar").read_bytes()
+    assert b"user:daemon:" in layer
+    oci = [PROGRAM, "--root", tmp_path / "store"]
+    succeed(*oci, "import", tmp_path / "layer.tar", "app", "--cmd", '["/x"]')
+    succeed(*oci, "squash", "app", "flat")
+    succeed(*oci, "unpack", "app", tmp_path / "1")
+    succeed(*oci, "unpack", "flat", tmp_path / "2")
+    succeed(*oci, "bundle", "--driver", "vfs", "app", tmp_path / "b")
+    succeed(*oci, "unpack", "--uid-map", "0:300000:100000", "app", tmp_path / "shifted")
+    for made in (tmp_path / "1", tmp_path / "2", tmp_path / "b/rootfs"):
+        assert os.getxattr(made / "a/listed", "system.posix_acl_access") == listed
+        assert os.getxattr(made / "a/default", "system.posix_acl_default") == default
+        assert "system.posix_acl_access" not in os.listxattr(made / "a")
+    assert struct.pack("<I", 304242) in os.getxattr(tmp_path / "shifted/a/listed", "system.posix_acl_access")
+    succeed(*oci, "unbundle", tmp_path / "b")
+    (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
+    succeed("tar", "-C", root, "--acls", "--format=pax", "-cf", tmp_path / "layer.tar", ".")
+    succeed(*oci, "import", tmp_path / "layer.tar", "unknown")
+    done = subprocess.run(
+        [*map(str, oci), "unpack", "unknown", tmp_path / "3"], capture_output=True, text=True
+    )
+    assert done.stderr.endswith(": ACL: the image's /etc/passwd has no user 'daemon'\n")
+    assert not (tmp_path / "3").exists()

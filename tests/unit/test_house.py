@@ -64,15 +64,16 @@ IMAGE_PACKAGE = ROOT / "oci-image/oci_image"
 IMAGE_LAYERS = (
     "errors",
     "digest platforms acl removal copytree users overlay userns",
+    "btrfs fuse_overlay shift",
     "reference descriptor tarstream conversion",
     "tarwrite inflate store",
     "layer gc",
     "extract",
     "transports",
-    "transfer diff",
+    "transfer diff drivers",
     "flatten",
     "pack",
-    "rootfs unpack snapshots look",
+    "compare copyfiles rootfs unpack snapshots look",
     "bundle",
     "cli",
 )

@@ -11,8 +11,9 @@ import pytest
 
 from oci_image import users
 from oci_image.conversion import PATH, Converted, Overrides, convert
+from oci_image.drivers import find
 from oci_image.errors import ImageError
-from oci_image.snapshots import chain_ids, check_driver
+from oci_image.snapshots import chain_ids
 from oci_image.users import User
 
 PASSWD = (
@@ -181,8 +182,8 @@ def test_chain_ids_are_those_of_the_specification() -> None:
 
 
 def test_drivers_that_are_not_built_say_why() -> None:
-    assert check_driver("vfs") == "vfs"
-    with pytest.raises(ImageError, match=r"aufs is not built \(no kernel has it any more\)"):
-        check_driver("aufs")
-    with pytest.raises(ImageError, match="magic is not built; there is overlay and vfs"):
-        check_driver("magic")
+    assert find("vfs").name == "vfs"
+    with pytest.raises(ImageError, match="aufs is not built, because no kernel has it any more; there is"):
+        find("aufs")
+    with pytest.raises(ImageError, match="'magic' is none; there is overlay, btrfs, fuse-overlayfs, vfs and"):
+        find("magic")

@@ -63,3 +63,16 @@ def test_in_the_machine(results, layout, name):
     told, output = results(layout)
     assert name in told, f"the guest did not tell of it; it said:\n{output}"
     assert not told[name], told[name]
+
+
+def test_images_become_bundles_on_linux_6_1(image):
+    """Overlays by mount(2), layers of Linux's first id-mapped overlays, fuse-overlayfs."""
+    root = Path(__file__).resolve().parents[2]
+    mounts = dict.fromkeys((root, Path(sys.prefix).resolve()))
+    options = [word for path in mounts for word in ("--mount", f"{path}:{path}:ro")]
+    script = f"modprobe fuse; exec {sys.executable} {root}/tests/vm/guest_images.py"
+    env = [f"PYTHONPATH={root}:{root}/oci-image", "PYTHONDONTWRITEBYTECODE=1"]
+    words = [run.VM, "run", "--timeout", "300", *options, "--", "env", *env, "sh", "-c", script]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "ok"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,15 @@ from oci_image.cli.import_ import command_words
 from oci_image.cli.progress import Bar
 from oci_image.cli.unpack_ import add_rootless, id_maps, tell_left_out
 from oci_image.conversion import Overrides
-from oci_image.errors import ImageError
-from oci_image.snapshots import OVERLAY, Snapshots
+from oci_image.drivers import AUTO, choose
+from oci_image.errors import ImageError, printable
+from oci_image.snapshots import Snapshots
 from oci_image.transfer import resolve
 
 if TYPE_CHECKING:
     import argparse
+
+    from oci_image.userns import Maps
 
 COMMAND = True  # may follow --
 
@@ -29,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_platform(parser)
     root = parser.add_mutually_exclusive_group()
-    text = "overlay: layers are shared between bundles (default); vfs: a copy of a shared tree"
+    text = (
+        "how the root stands on shared layers: overlay, btrfs (snapshots), fuse-overlayfs (also without "
+        "root), vfs (a copy), or the first of these that works here, auto (default for root)"
+    )
     root.add_argument("--driver", metavar="DRIVER", help=text)
     root.add_argument(
         "--copy", action="store_true", help="a full tree that shares nothing (default unless root)"
@@ -58,20 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.read_only,
         arguments.host_network,
     )
-    if arguments.driver and arguments.rootless:
-        raise ImageError("--driver", f"{arguments.driver} needs root: without it a bundle is a full copy")
-    if arguments.driver and arguments.uid_map:
-        raise ImageError(
-            "--driver", "the ids of snapshots are not shifted: with --uid-map a bundle is a copy"
-        )
     maps = id_maps(arguments)  # before there are threads
     source, top = common.find(arguments, arguments.image)
     bar = Bar()
     snapshots = None
     try:
         descriptor = resolve(source, top, common.platform(arguments))
-        if not arguments.copy and not arguments.rootless and not maps:
-            snapshots = Snapshots(snapshots_path(arguments), arguments.driver or OVERLAY)
+        snapshots = _snapshots(arguments, maps)
         made = bundle.make(
             bar.watch(source, descriptor),
             descriptor,
@@ -93,6 +93,26 @@ def run(arguments: argparse.Namespace) -> int:
         where = f"label {label}"
         sys.stderr.write(f"oci-image: {ImageError(where, 'is reserved, it does not become an annotation')}\n")
     return 0
+
+
+def _snapshots(arguments: argparse.Namespace, maps: Maps | None) -> Snapshots | None:
+    """Where the layers are kept; None: the bundle is a copy of its own."""
+    without_root = arguments.rootless or arguments.subordinate
+    if arguments.copy or (without_root and not arguments.driver):
+        return None
+    if arguments.subordinate:
+        raise ImageError("--driver", "layers are not shared with --subordinate: the bundle is a copy")
+    if arguments.rootless and os.geteuid() == 0:
+        raise ImageError("--driver", "layers are not shared with --rootless by root: the bundle is a copy")
+    path = snapshots_path(arguments)
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    target = os.path.dirname(os.path.abspath(arguments.directory))
+    if not os.path.isdir(target):
+        raise ImageError(target, "does not exist")
+    driver, reason = choose(arguments.driver or AUTO, path, target, maps)
+    if reason:
+        sys.stderr.write(f"oci-image: driver {driver.name}: {printable(reason)}\n")
+    return Snapshots(path, driver, arguments.rootless)
 
 
 def snapshots_path(arguments: argparse.Namespace) -> str:

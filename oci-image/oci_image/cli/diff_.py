@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from oci_image import bundle
-from oci_image.cli import common
+from oci_image.cli import common, unbundle_
 from oci_image.diff import differences
 from oci_image.errors import printable
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="a bundle on an overlay")
+    parser.add_argument("directory", metavar="DIR", help="a bundle")
     common.add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with bundle.opened_upper(arguments.directory) as (upper_fd, record):
-        found = list(differences(upper_fd, bundle.lower_trees(record)))
+    unbundle_.enter_if_subordinate([arguments.directory])
+    with bundle.changes(arguments.directory) as (changes, _, _):
+        found = differences(changes)
     if arguments.json:
         common.print_json([{"kind": kind, "path": os.fsdecode(path)} for kind, path in found])
         return 0

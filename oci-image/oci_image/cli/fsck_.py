@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oci_image import gc
+from oci_image import bundle, gc
 from oci_image.cli import common
+from oci_image.cli.bundle_ import snapshots_path
 from oci_image.store import Store
 from oci_image.transports import OCI, parse_location
 
@@ -29,6 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
         common.open_store(arguments).close()
     with Store.open(path) as store:
         found = gc.fsck(store)
+    if not arguments.layout:
+        found += [gc.Finding(*one) for one in bundle.check(snapshots_path(arguments))]
     if arguments.json:
         common.print_json([one._asdict() for one in found])
     elif found:

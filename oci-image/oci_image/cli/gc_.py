@@ -10,7 +10,7 @@ from oci_image import gc
 from oci_image.bundle import used_chains
 from oci_image.cli import common
 from oci_image.cli.bundle_ import snapshots_path
-from oci_image.snapshots import DRIVERS, Snapshots, needed_chains
+from oci_image.snapshots import needed_chains, opened
 from oci_image.transports import OCI, Location, open_source
 
 if TYPE_CHECKING:
@@ -52,9 +52,4 @@ def _collect_snapshots(arguments: argparse.Namespace, images: list[Descriptor]) 
         needed = needed_chains(source, images)
     finally:
         source.close()
-    removed = 0
-    for driver in DRIVERS:
-        if os.path.isdir(f"{path}/{driver}"):
-            with Snapshots(path, driver) as snapshots:
-                removed += snapshots.collect(lambda: needed | used_chains(path))
-    return removed
+    return sum(snapshots.collect(lambda: needed | used_chains(path)) for snapshots in opened(path))

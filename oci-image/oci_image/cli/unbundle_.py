@@ -11,6 +11,7 @@ from ocirt.errors import OcirtError, Several
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,14 +20,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    enter_if_subordinate(arguments.directories)
+    for_each(bundle.remove, arguments.directories)
+    return 0
+
+
+def enter_if_subordinate(directories: list[str]) -> None:
+    """Become root of a user namespace, if need be: who owns subordinate ids' files is nobody else."""
+    if os.geteuid() and any(map(bundle.is_subordinate, directories)):
+        enter()
+
+
+def for_each(call: Callable[[str], None], directories: list[str]) -> None:
+    """Do it to all bundles, also where it fails with some. Raises Several."""
     failed: list[OcirtError] = []
-    if os.geteuid() and any(map(bundle.is_subordinate, arguments.directories)):
-        enter()  # who owns such files may be removed by nobody else
-    for directory in arguments.directories:
+    for directory in directories:
         try:
-            bundle.remove(directory)
+            call(directory)
         except OcirtError as error:
             failed.append(error)
     if failed:
         raise Several(failed)
-    return 0
