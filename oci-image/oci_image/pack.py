@@ -15,6 +15,7 @@ from oci_image.errors import ImageError
 from oci_image.transfer import TO_OCI, read_config, read_document
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from oci_image.descriptor import Descriptor
@@ -78,15 +79,20 @@ class NewLayer(NamedTuple):
 class LayerWriter:
     """A tar stream that becomes a layer; use it in a with statement, then finish()."""
 
-    def __init__(self, session: Import, compression: str = "gzip") -> None:
+    def __init__(
+        self, session: Import, compression: str = "gzip", progress: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """progress is called with the number of bytes that were written."""
         self._kind = "" if compression == "none" else compression
         self._compressor = compressor(compression)
+        self._progress = progress
         self._hash = new_hash()
         self._blob = session.writer()
 
     def write(self, data: bytes) -> None:
         self._hash.update(data)
         self._blob.write(self._compressor.compress(data))
+        self._progress(len(data))
 
     def finish(self) -> NewLayer:
         self._blob.write(self._compressor.flush())

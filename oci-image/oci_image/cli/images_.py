@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from oci_image import reference
 from oci_image.cli import common
 from oci_image.descriptor import INDEXES, is_image
 from oci_image.errors import ImageError
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_json(parser)
-    parser.add_argument("-q", "--quiet", action="store_true", help="print digests alone")
+    how = parser.add_mutually_exclusive_group()
+    common.add_json(how, "a list with name, digest, mediaType, platforms, created, size, error if damaged")
+    names = "ID Repository Tag Digest CreatedAt Size"
+    how.add_argument("--format", metavar="TEMPLATE", help=f"{common.ROW_FORMAT}, and docker's {names}")
+    how.add_argument("-q", "--quiet", action="store_true", help="print digests alone")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,6 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     rows.sort(key=lambda row: (row["name"] == "", row["name"]))
     if arguments.json:
         common.print_json(rows)
+    elif arguments.format is not None:
+        from oci_image.cli.template import print_rows  # most calls do without
+
+        print_rows(arguments.format, [{**row, **_as_docker(row)} for row in rows])
     elif arguments.quiet:
         for digest in dict.fromkeys(row["digest"] for row in rows):
             print(digest)
@@ -53,6 +61,23 @@ def _describe(source: Source, name: str, descriptor: Descriptor) -> dict[str, An
         row |= {"platforms": [], "created": "", "error": str(error)}
     row["size"] = sum(blobs.values())
     return row
+
+
+def _as_docker(row: dict[str, Any]) -> dict[str, str]:
+    """A row under the names of docker images --format."""
+    try:
+        name = reference.parse(row["name"])
+        repository, tag = name._replace(tag="", digest="").familiar, name.tag
+    except ImageError:  # a layout of another program may hold any name, or none
+        repository, tag = row["name"], ""
+    return {
+        "ID": common.short(row["digest"]),
+        "Repository": repository or "<none>",
+        "Tag": tag or "<none>",
+        "Digest": row["digest"],
+        "CreatedAt": row["created"],
+        "Size": common.size_text(row["size"]),
+    }
 
 
 def _look(source: Source, descriptor: Descriptor, blobs: dict[str, int]) -> tuple[list[str], str]:
