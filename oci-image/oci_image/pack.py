@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import os
 import time
-import zlib
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from oci_image import descriptor as documents
+from oci_image.deflate import compressor
 from oci_image.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from oci_image.digest import new_hash
 from oci_image.errors import ImageError
@@ -22,36 +22,7 @@ if TYPE_CHECKING:
     from oci_image.store import Import, Store
     from oci_image.transports import Source
 
-COMPRESSIONS = ("gzip", "zstd", "none")
 BASE_DIGEST = "org.opencontainers.image.base.digest"
-
-
-class Compressor(Protocol):
-    def compress(self, data: bytes, /) -> bytes: ...
-    def flush(self) -> bytes: ...
-
-
-class _Plain:
-    def compress(self, data: bytes, /) -> bytes:
-        return data
-
-    def flush(self) -> bytes:
-        return b""
-
-
-def compressor(kind: str) -> Compressor:
-    """For one of COMPRESSIONS. zstd compresses in as many threads as there are processors."""
-    if kind == "none":
-        return _Plain()
-    if kind == "zstd":
-        import zstandard
-
-        return zstandard.ZstdCompressor(level=3, write_checksum=True, threads=-1).compressobj()
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        return zlib.compressobj(6, zlib.DEFLATED, 31)
-    return isal_zlib.compressobj(2, isal_zlib.DEFLATED, 31)
 
 
 def now() -> int:

@@ -416,3 +416,17 @@ def test_lists_are_shown_by_docker_s_templates(oci: Command, archive: Path) -> N
     assert [row["Tag"] for row in rows] == ["1", "latest"]
     assert oci("history", "app:1", "--format", "{{.Comment}}|{{.created_by}}").stdout == "c|\n"
     assert oci("history", "app:1", "--format", "table {{.Comment}}").stdout == "COMMENT\nc\n"
+
+
+@pytest.mark.root
+def test_programs_in_go_read_gzip_of_several_blocks(oci: Command, tmp_path: Path) -> None:
+    """Go's readers are strict about what follows a block, unlike zlib."""
+    layer = tar_of(("f", os.urandom(1_500_000).hex()))
+    (tmp_path / "f.tar").write_bytes(layer)
+    oci("import", tmp_path / "f.tar", f"oci:{tmp_path}/l:n", "--compression", "gzip")
+    succeed("skopeo", "copy", "-q", "--dest-decompress", f"oci:{tmp_path}/l:n", f"dir:{tmp_path}/d")
+    assert (tmp_path / "d" / digest(layer)[7:]).read_bytes() == layer
+    succeed("umoci", "raw", "unpack", "--image", f"{tmp_path}/l:n", tmp_path / "out")
+    assert (tmp_path / "out/f").stat().st_size == 3_000_000
+    with podman_of(tmp_path) as podman:
+        succeed(*podman, "pull", "-q", f"oci:{tmp_path}/l:n")

@@ -62,7 +62,7 @@ SAME_SUBJECT = {
 # The same for oci_image, the other distribution. Of ocirt it may import what OCIRT_FOR_IMAGES names.
 IMAGE_PACKAGE = ROOT / "oci-image/oci_image"
 IMAGE_LAYERS = (
-    "errors",
+    "errors deflate",
     "digest platforms acl removal copytree users overlay userns",
     "reference descriptor tarstream conversion",
     "tarwrite inflate store",

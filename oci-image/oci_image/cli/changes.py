@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from oci_image.cli import common
 from oci_image.cli.import_ import command_words
 from oci_image.cli.progress import Bar
+from oci_image.deflate import COMPRESSIONS
 from oci_image.errors import ImageError
-from oci_image.pack import COMPRESSIONS, Changes
+from oci_image.pack import Changes
 
 if TYPE_CHECKING:
     import argparse

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from oci_image import platforms
 from oci_image.cli import common
 from oci_image.cli.progress import Bar
+from oci_image.deflate import COMPRESSIONS
 from oci_image.errors import ImageError
-from oci_image.pack import COMPRESSIONS
 from oci_image.rootfs import import_rootfs
 from oci_image.store import FdReader, Store
 from oci_image.transports import OCI
