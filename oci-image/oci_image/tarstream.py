@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+from zlib import adler32
 
 from oci_image.errors import ImageError, TooLarge
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BLOCK = 512
+MOST_KNOWN = 1000
 ZERO = bytes(BLOCK)
 
 FILE, HARDLINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
@@ -127,6 +129,7 @@ class TarReader:
         self._count = 0
         self._claimed = 0  # sizes of all files
         self._globals: dict[str, bytes] = {}
+        self._who: dict[bytes, tuple[int, int, int]] = {}  # mode, uid and gid by their fields: few differ
 
     @property
     def position(self) -> int:
@@ -184,6 +187,14 @@ class TarReader:
 
     def data(self) -> Iterator[memoryview]:
         """The stored bytes of the current file, in pieces that are valid until the next one."""
+        at = self._at
+        end = at + self._left
+        if end > len(self._buffer):
+            return self._pieces()
+        self._at, self._left = end, 0  # nearly all files are small
+        return iter((memoryview(self._buffer)[at:end],))
+
+    def _pieces(self) -> Iterator[memoryview]:
         while self._left:
             available = len(self._buffer) - self._at
             if not available:
@@ -277,9 +288,14 @@ class TarReader:
             name = longname
         entry.name = name
         entry.linkname = _string(fields[8]) if longlink is None else longlink
-        entry.mode = number(fields[1], "mode") & 0o7777
-        entry.uid = number(fields[2], "uid")
-        entry.gid = number(fields[3], "gid")
+        who = block[100:124]
+        known = self._who.get(who)
+        if known is None:
+            if len(self._who) > MOST_KNOWN:
+                self._who.clear()
+            known = number(fields[1], "mode") & 0o7777, number(fields[2], "uid"), number(fields[3], "gid")
+            self._who[who] = known
+        entry.mode, entry.uid, entry.gid = known
         entry.stored = entry.size = number(fields[4], "size")
         entry.mtime = number(fields[5], "mtime") * 1_000_000_000
         entry.atime = None
@@ -301,7 +317,9 @@ class TarReader:
             entry.stored = entry.size = 0
         if entry.size < 0:
             raise self._error(f"size {entry.size} is negative")
-        if b"\0" in entry.name or b"\0" in entry.linkname or any("\0" in name for name in entry.xattrs):
+        if records and (
+            b"\0" in entry.name or b"\0" in entry.linkname or any("\0" in name for name in entry.xattrs)
+        ):
             raise self._error("a name holds a NUL")
         stored = entry.stored
         if fields[7] == b"S":
@@ -321,7 +339,9 @@ class TarReader:
             stored = int(field.strip(_SPACES) or b"0", 8)
         except ValueError:
             stored = -1
-        computed = sum(block) - sum(field) + 8 * 32
+        # Half of adler32 is 1 + the sum, modulo more than what 512 bytes below 128 can come to.
+        total = (adler32(block) & 0xFFFF) - 1 if block.isascii() else sum(block)
+        computed = total - sum(field) + 8 * 32
         if stored != computed:
             signed = sum(byte - 256 for byte in block if byte > 127) + sum(
                 byte for byte in block if byte < 128
