@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from struct import Struct
 
 from oci_image.errors import ImageError
@@ -9,6 +10,7 @@ from oci_image.errors import ImageError
 _VERSION = (2).to_bytes(4, "little")
 _ENTRY = Struct("<HHI")
 _NO_ID = 0xFFFFFFFF
+_NUMBER = re.compile(r"[0-9]{1,10}")
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 _TAGS = {"user": (USER_OBJ, USER), "group": (GROUP_OBJ, GROUP), "mask": (MASK, 0), "other": (OTHER, 0)}
 _SHORT = {"u": "user", "g": "group", "m": "mask", "o": "other"}
@@ -41,7 +43,7 @@ def from_text(text: bytes, where: str) -> bytes:
             entries.append((plain, _NO_ID, permissions))
             continue
         number = fields[3] if len(fields) == 4 else fields[1]
-        if not named or not (number.isascii() and number.isdigit()) or int(number) >= _NO_ID:
+        if not named or not _NUMBER.fullmatch(number) or int(number) >= _NO_ID:
             raise ImageError(where, f"{word!r} names nobody by number")
         entries.append((named, int(number), permissions))
     entries.sort()

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from oci_image import descriptor as documents
 from oci_image import tarwrite
-from oci_image.errors import ImageError
+from oci_image.errors import ImageError, TooLarge
 from oci_image.layer import ADD, CLEAR, Layer, show
-from oci_image.tarstream import DIRECTORY, FILE, HARDLINK, SYMLINK
+from oci_image.tarstream import DIRECTORY, FILE, HARDLINK, LIMITS, SYMLINK
 from oci_image.transfer import read_config, read_document
 
 if TYPE_CHECKING:
@@ -68,10 +68,21 @@ def flatten_image(
     where = f"{source.where}: {descriptor['digest']}"
     layers = documents.check_image(manifest, read_config(source, manifest), where)
 
+    compressed = sum(layer["size"] for layer, _ in layers)
+    written = 0
+
+    def bounded(data: bytes) -> None:
+        nonlocal written
+        written += len(data)
+        if written > LIMITS.free and written > LIMITS.ratio * compressed:
+            reason = f"{compressed} bytes of layers became more than {LIMITS.ratio} times as many"
+            raise TooLarge(where, f"{reason}: holes of sparse files are written out")
+        write(data)
+
     def opener(layer: Descriptor, diff_id: str) -> Opener:
         return lambda: Layer(source.open_blob(layer), diff_id, f"{source.where}: {layer['digest']}")
 
-    flatten([opener(layer, diff_id) for layer, diff_id in layers], write, where, only)
+    flatten([opener(layer, diff_id) for layer, diff_id in layers], bounded, where, only)
 
 
 def flatten(layers: list[Opener], write: Callable[[bytes], object], where: str, only: bytes = b"") -> None:

@@ -33,6 +33,7 @@ _KINDS = {
     b"5": DIRECTORY,
     b"6": FIFO,
 }
+_EXTENDED = (b"x", b"X", b"g", b"L", b"K", b"V")
 XATTR = "SCHILY.xattr."
 LIBARCHIVE_XATTR = "LIBARCHIVE.xattr."
 ACLS = {"SCHILY.acl.access": "system.posix_acl_access", "SCHILY.acl.default": "system.posix_acl_default"}
@@ -49,7 +50,7 @@ class Limits(NamedTuple):
     ratio: int = 250  # uncompressed to compressed, where more than `free` bytes come out
     free: int = 1 << 30
     entries: int = 2_000_000
-    special: int = 1 << 20  # bytes of one PAX header or GNU long name
+    special: int = 1 << 20  # bytes of the PAX headers and GNU long names of one entry, and of all global ones
     sparse: int = 1 << 20  # regions of one sparse file
     trailing: int = 64 << 20  # bytes behind the end of the archive
 
@@ -129,6 +130,7 @@ class TarReader:
         self._count = 0
         self._claimed = 0  # sizes of all files
         self._globals: dict[str, bytes] = {}
+        self._global_size = 0
         self._who: dict[bytes, tuple[int, int, int]] = {}  # mode, uid and gid by their fields: few differ
 
     @property
@@ -220,6 +222,7 @@ class TarReader:
         records: dict[str, bytes] = {}
         regions: list[bytes] = []
         longname = longlink = None
+        described = 0  # bytes of extended headers
         while True:
             block = self._take(BLOCK)
             if len(block) < BLOCK:
@@ -237,24 +240,30 @@ class TarReader:
             fields = _HEADER.unpack_from(block)
             self._verify_checksum(block, fields[6])
             flag = fields[7]
-            if flag == b"x" or flag == b"X":
-                self._read_records(self._special(fields[4]), records, regions)
-            elif flag == b"g":
-                self._read_records(self._special(fields[4]), self._globals, regions)
-            elif flag == b"L":
-                longname = _string(self._special(fields[4]))
-            elif flag == b"K":
-                longlink = _string(self._special(fields[4]))
-            elif flag == b"V":
-                self._special(fields[4])  # a volume label is no file
+            if flag in _EXTENDED:
+                data = self._special(fields[4], self._global_size if flag == b"g" else described)
+                if flag == b"g":
+                    self._global_size += len(data)
+                    self._read_records(data, self._globals, regions)
+                    continue
+                described += len(data)
+                if flag == b"L":
+                    longname = _string(data)
+                elif flag == b"K":
+                    longlink = _string(data)
+                elif flag != b"V":  # a volume label is no file
+                    self._read_records(data, records, regions)
             else:
                 return self._entry(block, fields, records, regions, longname, longlink)
 
-    def _special(self, size_field: bytes) -> bytes:
-        """Content of a header that describes the next one."""
+    def _special(self, size_field: bytes, before: int) -> bytes:
+        """Content of a header that describes the next one; before: bytes of others that do."""
         size = self._number(size_field, "size")
-        if size > self._limits.special:
-            raise TooLarge(self._where, f"tar entry {self._count}: an extended header of {size} bytes")
+        if size < 0:
+            raise self._error(f"size {size} is negative")
+        if before + size > self._limits.special:
+            reason = f"tar entry {self._count}: an extended header of {size} bytes"
+            raise TooLarge(self._where, f"{reason}{f' after {before} bytes of others' if before else ''}")
         data = self._take(size)
         if len(data) != size or len(self._take(-size % BLOCK)) != -size % BLOCK:
             raise self._error("the stream ends within an extended header")
@@ -317,15 +326,15 @@ class TarReader:
             entry.stored = entry.size = 0
         if entry.size < 0:
             raise self._error(f"size {entry.size} is negative")
-        if records and (
-            b"\0" in entry.name or b"\0" in entry.linkname or any("\0" in name for name in entry.xattrs)
-        ):
-            raise self._error("a name holds a NUL")
         stored = entry.stored
         if fields[7] == b"S":
             self._old_sparse(entry, block)
         elif records and kind == FILE and any(key.startswith("GNU.sparse.") for key in records):
             stored = self._pax_sparse(entry, records, regions)
+        if records and (
+            b"\0" in entry.name or b"\0" in entry.linkname or any("\0" in name for name in entry.xattrs)
+        ):
+            raise self._error("a name holds a NUL")
         entry.offset = self.position
         self._left = entry.stored
         self._padding = -stored % BLOCK

@@ -63,7 +63,7 @@ SAME_SUBJECT = {
 IMAGE_PACKAGE = ROOT / "oci-image/oci_image"
 IMAGE_LAYERS = (
     "errors deflate",
-    "digest platforms acl removal copytree users overlay userns",
+    "newfile digest platforms acl removal copytree users overlay userns",
     "reference descriptor tarstream conversion",
     "tarwrite inflate store",
     "layer gc",

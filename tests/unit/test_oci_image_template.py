@@ -94,6 +94,8 @@ REFUSED = {
     "{{}}": (3, "the action is empty"),
     "{{if}}a{{end}}": (5, "a value or function is missing"),
     "{{.Size | }}": (11, "a value or function is missing"),
+    "{{| len}}": (3, "a value or function is missing"),
+    "{{()}}": (4, "a value or function is missing"),
     "{{.Size | .digest}}": (11, "only a function takes what comes through |"),
     "{{.Size .digest}}": (9, ".Size is no function"),
     "{{(len .Size}}": (3, "( is not closed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from typing import NoReturn
@@ -49,7 +50,22 @@ a place: oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], di
 
 def command() -> NoReturn:
     """The command oci-image."""
+    _open_standard_files()
     sys.exit(main(sys.argv[1:]))
+
+
+def _open_standard_files() -> None:
+    """In the place of those that the caller closed, /dev/null: no blob may get the number of stderr."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, fd)  # an earlier one may have been closed as well
+            if null != fd:
+                os.close(null)
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a locale cannot write is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(argv: list[str]) -> int:

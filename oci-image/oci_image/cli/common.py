@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from oci_image import platforms, reference
 from oci_image.errors import ImageError, NotInStore, printable
+from oci_image.newfile import STDOUT
 from oci_image.store import Store
 from oci_image.transports import OCI, Location, open_source, parse_location
 from ocirt.spec.jsontext import dumps
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from oci_image.platforms import Platform
     from oci_image.transports import Source
 
-STDOUT = "-"
 # For help: what --format of a verb that lists takes.
 ROW_FORMAT = 'a Go template for each row, after "table " in columns; members are those of --json'
 GAP = 3
@@ -152,7 +152,7 @@ def print_names(done: str, images: list[dict[str, Any]]) -> None:
     """A line for each name of images (names, digest), or for the digest of one without a name."""
     for one in images:
         for name in one["names"] or [one["digest"]]:
-            print(f"{done}: {names_for_people(str(name))}")
+            print(f"{done}: {printable(names_for_people(str(name)))}")
 
 
 def print_json(value: Any) -> None:

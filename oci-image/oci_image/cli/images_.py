@@ -8,8 +8,9 @@ from oci_image import reference
 from oci_image.cli import common
 from oci_image.descriptor import INDEXES, is_image
 from oci_image.errors import ImageError
+from oci_image.look import documents_of
 from oci_image.platforms import of_document
-from oci_image.transfer import read_config, read_document
+from oci_image.transfer import read_config
 from oci_image.transports import OCI, Location, open_source
 
 if TYPE_CHECKING:
@@ -80,27 +81,20 @@ def _as_docker(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _look(source: Source, descriptor: Descriptor, blobs: dict[str, int]) -> tuple[list[str], str]:
-    _, document = read_document(source, descriptor)
-    if descriptor["mediaType"] in INDEXES:
-        platforms = []
-        created = ""
-        for child in document["manifests"]:
-            blobs[child["digest"]] = child["size"]
-            try:
-                found, when = _look(source, child, blobs)
-            except ImageError:
-                del blobs[child["digest"]]
-                continue  # an index may list images that were not copied
-            platforms += found
-            created = max(created, when)
-        return platforms, created
-    for blob in (document["config"], *document["layers"]):
-        blobs[blob["digest"]] = blob["size"]
-    if not is_image(document):
-        return [], ""
-    config = read_config(source, document)
-    return [str(of_document(config))], config.get("created") or ""
+def _look(source: Source, top: Descriptor, blobs: dict[str, int]) -> tuple[list[str], str]:
+    """(platforms, when the newest image was made); blobs gets the sizes of all that is there."""
+    platforms = []
+    created = ""
+    for descriptor, document in documents_of(source, top):
+        blobs[descriptor["digest"]] = descriptor["size"]
+        if descriptor["mediaType"] in INDEXES:
+            continue
+        blobs |= {blob["digest"]: blob["size"] for blob in (document["config"], *document["layers"])}
+        if is_image(document):
+            config = read_config(source, document)
+            platforms.append(str(of_document(config)))
+            created = max(created, config.get("created") or "")
+    return platforms, created
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:

@@ -301,8 +301,8 @@ class _Parser:
     def _command(self) -> _Command:
         self._skip_space()
         first = self._peek()
-        if not first:
-            _fail(self._end, "a value or function is missing")
+        if not first or first.text in ("|", ")"):
+            _fail(first.at if first else self._end, "a value or function is missing")
         function = ""
         operands: list[_Operand] = []
         if first.kind == "word" and first.text not in _CONSTANTS:
