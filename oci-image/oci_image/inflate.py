@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20  # bytes that come out at once: what a thread gets done before the next one may go on
 INPUT = 1 << 18
+PATIENCE = 2  # seconds that a read may last when nobody wants it any more
 AHEAD = 8  # pieces that a thread may be ahead
 MAX_WINDOW = 1 << 27  # bytes of memory that a zstd frame may ask for, as of zstd's own command
 
@@ -289,8 +290,10 @@ class Pipeline:
     def close(self) -> None:
         self._stop = True
         self._tokens.put(None)
-        self._threads[0].join()
         self._hashing.put(None)
-        for thread in self._threads:
+        self._threads[0].join(PATIENCE)
+        if self._threads[0].is_alive():
+            return  # it waits for a pipe that nobody writes to, and ends with the process
+        for thread in self._threads[1:]:
             thread.join()
         self._reader.close()

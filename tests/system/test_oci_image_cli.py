@@ -9,11 +9,13 @@ import pty
 import re
 import select
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -430,3 +432,49 @@ def test_programs_in_go_read_gzip_of_several_blocks(oci: Command, tmp_path: Path
     assert (tmp_path / "out/f").stat().st_size == 3_000_000
     with podman_of(tmp_path) as podman:
         succeed(*podman, "pull", "-q", f"oci:{tmp_path}/l:n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("verb", ["import", "unpack"])
+def test_a_signal_ends_long_work_and_leaves_nothing(
+    oci: Command, tmp_path: Path, number: signal.Signals, verb: str
+) -> None:
+    """import waits for a pipe that nobody writes to; unpack for its slow writes."""
+    make_image(tmp_path / "l", "n", tar_of(*((f"f{i}", "x" * 1000) for i in range(2000))))
+    words = {
+        "import": [*oci.words, "import", "-", "n"],
+        "unpack": [
+            *(
+                "strace",
+                "-o",
+                tmp_path / "trace",
+                "-e",
+                "trace=fchmod",
+                "-e",
+                "inject=fchmod:delay_enter=20000",
+            ),
+            *(*oci.words, "unpack", "--rootless", f"oci:{tmp_path}/l:n", tmp_path / "out"),
+        ],
+    }[verb]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    running = subprocess.Popen([*map(str, words)], **pipes)  # type: ignore[call-overload]
+    running.stdin.write(LAYER[:512])
+    running.stdin.flush()
+    begun = "root/layout/.oci-image-tmp/*" if verb == "import" else ".out.*/f5"
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(begun)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    if verb == "import":
+        os.kill(running.pid, number)
+    else:
+        (child,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        os.kill(int(child), number)
+    told = running.stderr.read().decode()
+    assert running.wait() == 128 + number
+    for pipe in (running.stdin, running.stdout, running.stderr):
+        pipe.close()
+    assert told == f"oci-image: {'interrupted' if number == signal.SIGINT else f'ended by {number.name}'}\n"
+    assert not list(tmp_path.glob(".out.*"))
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("root/layout/.oci-image-tmp/*"))

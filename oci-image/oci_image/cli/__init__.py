@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -48,9 +49,24 @@ a place: oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], di
 """
 
 
+class Ended(BaseException):
+    """A signal asks to end: what was half made is taken away first, as after an interrupt."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    raise Ended(signal.Signals(number))
+
+
 def command() -> NoReturn:
     """The command oci-image."""
     _open_standard_files()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _end)
     sys.exit(main(sys.argv[1:]))
 
 
@@ -95,8 +111,10 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         words = [error.filename, error.strerror or str(error)]
         return _failed(arguments, ": ".join(_text(word) for word in words if word), 1)
+    except Ended as error:
+        return _failed(arguments, f"ended by {error.signal.name}", 128 + error.signal)
     except KeyboardInterrupt:
-        return _failed(arguments, "interrupted", 128 + 2)
+        return _failed(arguments, "interrupted", 128 + signal.SIGINT)
     except Exception as error:
         return _failed(arguments, f"internal error: {type(error).__name__}: {error}", 1)
 
