@@ -185,6 +185,9 @@ class Store:
                 return name, os.open(name, flags, 0o644, dir_fd=self._fd)
             except FileNotFoundError:
                 self._make_directory(TEMPORARY, 0o700)
+            except OSError as error:
+                reason = os.strerror(error.errno or 0)
+                raise ImageError(self.path, f"cannot be written to: {reason}") from error
 
     def _unlink(self, name: str) -> None:
         try:

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import os
+import pty
 import stat
 import subprocess
 import tarfile
@@ -390,3 +391,26 @@ def test_a_latin_1_locale_changes_no_names(tmp_path: Path) -> None:
             done = subprocess.run(words, env=env, capture_output=True, text=True)
             assert (done.returncode, done.stderr) == (0, ""), i
         assert (tmp_path / f"out{len(locale)}/\u00e9/\u0142").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    "words", ["inspect --format {{.Config.Labels}}", "images --format {{.CreatedAt}}", "inspect"]
+)
+def test_an_image_s_words_do_not_control_a_terminal(tmp_path: Path, words: str) -> None:
+    config = {**with_("config/Labels", {"a": "\x1b]0;owned\x07"}), "created": "\x1b[2J"}
+    image_of(tmp_path / "l", config)
+    root = tmp_path / "r"
+    subprocess.run(
+        [PROGRAM, "--root", root, "copy", f"oci:{tmp_path}/l:n", "n"], check=True, capture_output=True
+    )
+    verb, *options = words.split()
+    command = [PROGRAM, "--root", root, verb, *options, *(["n"] if verb == "inspect" else [])]
+    master, slave = pty.openpty()
+    subprocess.run(command, stdout=slave, check=True)
+    os.close(slave)
+    told = os.read(master, 65536)
+    os.close(master)
+    assert b"x1b" in told
+    assert b"\x1b" not in told
+    if "--format" in words:  # for programs, as it is
+        assert b"\x1b" in subprocess.run(command, capture_output=True, check=True).stdout

@@ -159,6 +159,13 @@ def print_json(value: Any) -> None:
     sys.stdout.write(dumps(value, "  ") + "\n")
 
 
+def shown(text: str) -> str:
+    """text of an image's author: on a terminal without what would control it, elsewhere as it is."""
+    if not sys.stdout.isatty():
+        return text
+    return "".join(letter if letter in "\n\t" else printable(letter) for letter in text)
+
+
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns as wide as their widest cell and a gap; cells are made printable."""
     lines = [header, *([printable(cell) for cell in row] for row in rows)]

@@ -87,7 +87,7 @@ def _fill(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
     if arguments.format == "json":
         common.print_json(found)
     else:
-        print(fill(arguments.format, {**_as_docker(arguments, found), **found}))
+        print(common.shown(fill(arguments.format, {**_as_docker(arguments, found), **found})))
 
 
 def _as_docker(arguments: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:

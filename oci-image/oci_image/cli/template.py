@@ -17,7 +17,7 @@ import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from oci_image.cli.common import print_table
+from oci_image.cli.common import print_table, shown
 from oci_image.errors import ImageError
 from ocirt.spec.jsontext import dumps
 
@@ -82,13 +82,13 @@ def print_rows(text: str, rows: list[dict[str, Any]]) -> None:
     lines = [template.fill(row) for row in rows]
     if text.startswith(TABLE):
         cells = text.removeprefix(TABLE).split("\t")
-        shown = [
+        members = [
             re.findall(r"\.([A-Za-z_]\w*)", " ".join(re.findall(r"\{\{.*?\}\}", cell))) for cell in cells
         ]
-        header = [_CAMEL.sub(" ", names[-1]).upper() if names else "" for names in shown]
+        header = [_CAMEL.sub(" ", names[-1]).upper() if names else "" for names in members]
         _print_columns(header, [line.split("\t") for line in lines])
     else:
-        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.writelines(f"{shown(line)}\n" for line in lines)
 
 
 def _print_columns(header: list[str], lines: list[list[str]]) -> None:
