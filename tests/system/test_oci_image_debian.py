@@ -92,6 +92,17 @@ def buildah(tmp_path: Path) -> Iterator[list[object]]:
         subprocess.run(["rm", "-rf", runroot, tmp_path / "s"], check=True)
 
 
+def test_packages_are_unpacked_as_containers_storage_does(tmp_path: Path, image: Path) -> None:
+    """What skopeo, podman and buildah unpack with: an overlay of layers."""
+    unpack(image, "n", tmp_path / "ours")
+    ours = describe(tmp_path / "ours")
+    with buildah(tmp_path) as command:
+        container = succeed(*command, "from", f"oci:{image}:n").strip()
+        theirs = describe(Path(succeed(*command, "mount", container).strip()))
+        theirs["."]["mode"] = 0o755  # the storage's own directory
+        assert differences(without_parents(ours), without_parents(theirs)) == []
+
+
 @pytest.mark.slow
 def test_a_whole_system_that_buildah_changed_is_what_buildah_has(tmp_path: Path) -> None:
     """debootstrap's system by GNU tar, then removals, replacements and new files committed by buildah."""
