@@ -8,13 +8,14 @@ come first, so that their modes hold from the start (GNU tar gives them their ti
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from oci_image import descriptor as documents
 from oci_image import tarwrite
-from oci_image.errors import ImageError, TooLarge
+from oci_image.errors import ImageError
 from oci_image.layer import ADD, CLEAR, Layer, show
-from oci_image.tarstream import DIRECTORY, FILE, HARDLINK, LIMITS, SYMLINK
+from oci_image.tarstream import BLOCK, DIRECTORY, FILE, HARDLINK, SYMLINK
 from oci_image.transfer import read_config, read_document
 
 if TYPE_CHECKING:
@@ -68,21 +69,10 @@ def flatten_image(
     where = f"{source.where}: {descriptor['digest']}"
     layers = documents.check_image(manifest, read_config(source, manifest), where)
 
-    compressed = sum(layer["size"] for layer, _ in layers)
-    written = 0
-
-    def bounded(data: bytes) -> None:
-        nonlocal written
-        written += len(data)
-        if written > LIMITS.free and written > LIMITS.ratio * compressed:
-            reason = f"{compressed} bytes of layers became more than {LIMITS.ratio} times as many"
-            raise TooLarge(where, f"{reason}: holes of sparse files are written out")
-        write(data)
-
     def opener(layer: Descriptor, diff_id: str) -> Opener:
         return lambda: Layer(source.open_blob(layer), diff_id, f"{source.where}: {layer['digest']}")
 
-    flatten([opener(layer, diff_id) for layer, diff_id in layers], bounded, where, only)
+    flatten([opener(layer, diff_id) for layer, diff_id in layers], write, where, only)
 
 
 def flatten(layers: list[Opener], write: Callable[[bytes], object], where: str, only: bytes = b"") -> None:
@@ -244,35 +234,55 @@ def _write_entry(write: Callable[[bytes], object], path: bytes, inode: _Inode | 
 
 
 def _write_file(write: Callable[[bytes], object], inode: _Inode, layer: Layer) -> None:
+    """Holes stay holes: a terabyte of them in a small layer would else fill the disk."""
     entry = inode.entry
-    write(tarwrite.header(inode.name, entry.size, **_fields(entry)))  # type: ignore[arg-type]
     if entry.sparse is None:
+        write(tarwrite.header(inode.name, entry.size, **_fields(entry)))  # type: ignore[arg-type]
         for piece in layer.data():
             write(piece)  # type: ignore[arg-type]
-    else:
-        _write_holes(write, entry, layer)
-    write(tarwrite.padding(entry.size))
+        write(tarwrite.padding(entry.size))
+        return
+    blocks = _whole_blocks(entry.sparse, entry.size)
+    table = tarwrite.sparse_map([(begin, end - begin) for begin, end in blocks], entry.size)
+    size = len(table) + sum(end - begin for begin, end in blocks)
+    write(tarwrite.header(inode.name, size, sparse_size=entry.size, **_fields(entry)))  # type: ignore[arg-type]
+    write(table)
+    _write_blocks(write, blocks, entry.sparse, layer.data())
+    write(tarwrite.padding(size))
 
 
-def _write_holes(write: Callable[[bytes], object], entry: Entry, layer: Layer) -> None:
-    """Content of a sparse file with its holes written out."""
-    zeros = bytes(1 << 20)
-    pieces = layer.data()
+def _whole_blocks(regions: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """(begin, end) of the data in whole blocks: GNU tar pads every region to one, others only the last."""
+    found: list[tuple[int, int]] = []
+    for offset, length in regions:
+        if length:
+            begin = offset - offset % BLOCK
+            end = min(offset + length + -(offset + length) % BLOCK, size)
+            if found and begin <= found[-1][1]:
+                begin = found.pop()[0]
+            found.append((begin, end))
+    return found
+
+
+def _write_blocks(
+    write: Callable[[bytes], object],
+    blocks: list[tuple[int, int]],
+    regions: list[tuple[int, int]],
+    pieces: Iterator[memoryview],
+) -> None:
+    """The data of regions, and the zeros between them that are needed for whole blocks."""
+    left = deque(regions)
     rest = memoryview(b"")
-    at = 0
-
-    def hole(until: int) -> None:
-        for begin in range(at, until, len(zeros)):
-            write(zeros[: min(len(zeros), until - begin)])
-
-    for offset, length in entry.sparse or ():
-        hole(offset)
-        missing = length
-        while missing:
-            rest = rest or next(pieces)
-            write(rest[:missing])  # type: ignore[arg-type]
-            taken = min(missing, len(rest))
-            rest = rest[taken:]
-            missing -= taken
-        at = offset + length
-    hole(entry.size)
+    for begin, end in blocks:
+        at = begin
+        while left and left[0][0] < end:
+            offset, missing = left.popleft()
+            write(bytes(max(0, offset - at)))
+            at = max(at, offset + missing)
+            while missing:
+                rest = rest or next(pieces)
+                taken = min(missing, len(rest))
+                write(rest[:taken])  # type: ignore[arg-type]
+                rest = rest[taken:]
+                missing -= taken
+        write(bytes(end - at))

@@ -223,19 +223,14 @@ def test_an_archive_that_lists_one_layer_often_reads_it_once(oci: Called, tmp_pa
 # Layers that only some verbs meet
 
 
-def test_holes_are_not_written_out_without_a_limit(oci: Called, tmp_path: Path) -> None:
-    """A terabyte of holes unpacks to nothing; as a tar stream it would fill the disk."""
+def test_holes_are_never_written_out(oci: Called, tmp_path: Path) -> None:
+    """A terabyte of holes unpacks to nothing; written out it would fill the disk."""
     records = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 39)}
     make_image(tmp_path / "l", "n", tar_of((member("f", pax_headers=records), b"x")))  # type: ignore[arg-type]
-    for words in (
-        ("export", f"oci:{tmp_path}/l:n", "-o", tmp_path / "e.tar"),
-        ("squash", f"oci:{tmp_path}/l:n", "other"),
-    ):
-        status, _, err = oci(*words)
-        assert status == 1
-        assert "times as many" in err
-    assert sorted(os.listdir(tmp_path)) == ["l", "root"]
-    assert not os.listdir(oci.root / "layout/.oci-image-tmp")
+    assert oci("export", f"oci:{tmp_path}/l:n", "-o", tmp_path / "e.tar")[0] == 0
+    assert (tmp_path / "e.tar").stat().st_size < 10_000
+    assert oci("squash", f"oci:{tmp_path}/l:n", "other", "--compression", "none")[0] == 0
+    assert all(path.stat().st_size < 10_000 for path in (oci.root / "layout/blobs/sha256").iterdir())
 
 
 EXTENDED: dict[str, list[tarfile.TarInfo]] = {
