@@ -417,6 +417,10 @@ def test_lists_are_shown_by_docker_s_templates(oci: Command, archive: Path) -> N
     rows = [json.loads(line) for line in oci("images", "--format", "json").stdout.splitlines()]
     assert [row["Tag"] for row in rows] == ["1", "latest"]
     assert oci("history", "app:1", "--format", "{{.Comment}}|{{.created_by}}").stdout == "c|\n"
+    shown = oci("images", "--format", '{{range .platforms}}{{printf "%s\\n" .}}{{end}}\\t|').stdout
+    assert shown == "linux/amd64\n\t|\n" * 2
+    told = oci.fails("images", "--format", "table {{.Tag}}\\t{{.Nosuch}}")
+    assert "--format: character 19: there is no Nosuch" in told
     assert oci("history", "app:1", "--format", "table {{.Comment}}").stdout == "COMMENT\nc\n"
 
 

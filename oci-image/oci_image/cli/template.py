@@ -61,10 +61,10 @@ def fill(text: str, document: Any) -> str:
 
 
 class Template:
-    """A template, parsed once; fill() it for each document."""
+    """A template, parsed once; fill() it for each document. escapes: in its text, \\t and \\n are such."""
 
-    def __init__(self, text: str) -> None:
-        self._nodes = _Parser(text).parse()
+    def __init__(self, text: str, escapes: bool = False) -> None:
+        self._nodes = _Parser(text, escapes).parse()
 
     def fill(self, document: Any) -> str:
         return "".join(_run(self._nodes, document, {"$": document}))
@@ -77,16 +77,13 @@ def print_rows(text: str, rows: list[dict[str, Any]]) -> None:
     if text == "json":
         sys.stdout.writelines(f"{dumps(row)}\n" for row in rows)
         return
-    text = text.replace("\\t", "\t").replace("\\n", "\n")
-    template = Template(text.removeprefix(TABLE))
+    template = Template(text, escapes=True)
     lines = [template.fill(row) for row in rows]
     if text.startswith(TABLE):
-        cells = text.removeprefix(TABLE).split("\t")
-        members = [
-            re.findall(r"\.([A-Za-z_]\w*)", " ".join(re.findall(r"\{\{.*?\}\}", cell))) for cell in cells
-        ]
+        actions = ["".join(re.findall(r"\{\{.*?\}\}", cell)) for cell in re.split(r"\\t|\t", text)]
+        members = [re.findall(r"\.([A-Za-z_]\w*)", cell) for cell in actions]
         header = [_CAMEL.sub(" ", names[-1]).upper() if names else "" for names in members]
-        _print_columns(header, [line.split("\t") for line in lines])
+        _print_columns(header, [line.removeprefix(TABLE).split("\t") for line in lines])
     else:
         sys.stdout.writelines(f"{shown(line)}\n" for line in lines)
 
@@ -148,8 +145,9 @@ _Node = _Text | _Print | _Branch
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, escapes: bool) -> None:
         self._text = text
+        self._escapes = escapes
         self._pieces = self._split()
         self._tokens: list[_Token] = []
         self._next = 0
@@ -183,7 +181,8 @@ class _Parser:
         nodes: list[_Node] = []
         for text, begin, end in self._pieces:
             if text:
-                nodes.append(_Text(text))
+                escaped = text.replace("\\t", "\t").replace("\\n", "\n")
+                nodes.append(_Text(escaped if self._escapes else text))
             if begin < 0:
                 return nodes, None
             if _COMMENT.fullmatch(self._text, begin, end):
