@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ocirt.errors import OcirtError
 
-
 LONGEST = 2000  # characters of an error; a name in an archive may have a million
 
 
