@@ -101,7 +101,7 @@ def flatten(layers: list[Opener], write: Callable[[bytes], object], where: str, 
             with open_layer() as layer:
                 for i, _ in enumerate(layer.changes()):
                     if wanted := files.get((number, i)):
-                        _write_file(write, wanted, layer)
+                        write_file(write, wanted.name, wanted.entry, layer)
     for path, inode in others:
         if inode.name:
             write(tarwrite.header(path, kind=HARDLINK, linkname=inode.name, mode=inode.entry.mode))
@@ -233,11 +233,13 @@ def _write_entry(write: Callable[[bytes], object], path: bytes, inode: _Inode | 
         write(tarwrite.header(path, **_fields(inode.entry)))  # type: ignore[arg-type]
 
 
-def _write_file(write: Callable[[bytes], object], inode: _Inode, layer: Layer) -> None:
-    """Holes stay holes: a terabyte of them in a small layer would else fill the disk."""
-    entry = inode.entry
+def write_file(write: Callable[[bytes], object], name: bytes, entry: Entry, layer: Layer) -> None:
+    """A file whose entry layer is at, with its content.
+
+    Holes stay holes: a terabyte of them in a small layer would else fill the disk.
+    """
     if entry.sparse is None:
-        write(tarwrite.header(inode.name, entry.size, **_fields(entry)))  # type: ignore[arg-type]
+        write(tarwrite.header(name, entry.size, **_fields(entry)))  # type: ignore[arg-type]
         for piece in layer.data():
             write(piece)  # type: ignore[arg-type]
         write(tarwrite.padding(entry.size))
@@ -245,7 +247,7 @@ def _write_file(write: Callable[[bytes], object], inode: _Inode, layer: Layer) -
     blocks = _whole_blocks(entry.sparse, entry.size)
     table = tarwrite.sparse_map([(begin, end - begin) for begin, end in blocks], entry.size)
     size = len(table) + sum(end - begin for begin, end in blocks)
-    write(tarwrite.header(inode.name, size, sparse_size=entry.size, **_fields(entry)))  # type: ignore[arg-type]
+    write(tarwrite.header(name, size, sparse_size=entry.size, **_fields(entry)))  # type: ignore[arg-type]
     write(table)
     _write_blocks(write, blocks, entry.sparse, layer.data())
     write(tarwrite.padding(size))

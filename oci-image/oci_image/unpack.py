@@ -11,7 +11,6 @@ from oci_image.digest import CHUNK
 from oci_image.errors import ImageError
 from oci_image.extract import Extractor, Policy
 from oci_image.layer import Layer, change_of
-from oci_image.newfile import temporary
 from oci_image.removal import remove_tree
 from oci_image.tarstream import DIRECTORY, LIMITS, TarReader
 from oci_image.transfer import read_config, read_document
@@ -43,17 +42,17 @@ def new_directory(path: str) -> Iterator[tuple[str, int]]:
     except FileNotFoundError:
         raise ImageError(parent_path, "does not exist") from None
     try:
-        made = temporary(f".{name}")
-        os.mkdir(made, 0o700, dir_fd=parent)
+        temporary = f".{name}.{os.getpid()}.tmp"
+        os.mkdir(temporary, 0o700, dir_fd=parent)
         try:
-            fd = os.open(made, _OPEN | os.O_NOFOLLOW, dir_fd=parent)
+            fd = os.open(temporary, _OPEN | os.O_NOFOLLOW, dir_fd=parent)
             try:
-                yield f"{parent_path}/{made}", fd
+                yield f"{parent_path}/{temporary}", fd
             finally:
                 os.close(fd)
-            os.rename(made, name, src_dir_fd=parent, dst_dir_fd=parent)
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
-            remove_tree(parent, made)
+            remove_tree(parent, temporary)
             raise
     finally:
         os.close(parent)

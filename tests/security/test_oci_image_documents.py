@@ -301,7 +301,7 @@ def test_a_device_that_is_named_as_output_stays_a_device(oci: Called, tmp_path: 
     assert tarfile.is_tarfile(tmp_path / "real")
 
 
-@pytest.mark.parametrize("verb", ["export", "save", "unpack", "dir"])
+@pytest.mark.parametrize("verb", ["export", "save", "dir"])
 def test_what_a_killed_process_left_is_in_nobody_s_way(
     oci: Called, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,7 +310,6 @@ def test_what_a_killed_process_left_is_in_nobody_s_way(
     words = {
         "export": ("export", f"oci:{tmp_path}/l:n", "-o", tmp_path / "out"),
         "save": ("save", f"oci:{tmp_path}/l:n", "-o", tmp_path / "out"),
-        "unpack": ("unpack", "--rootless", f"oci:{tmp_path}/l:n", tmp_path / "out"),
         "dir": ("copy", f"oci:{tmp_path}/l:n", f"dir:{tmp_path}/out"),
     }[verb]
     made: list[str] = []
