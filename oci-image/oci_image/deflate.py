@@ -2,8 +2,9 @@
 
 gzip: one member (RFC 1952) of blocks that are compressed apart, each with the end of the one before it
 as its dictionary, as pigz does it. By zlib, which is in every Python and gives the same bytes on every
-processor: isa-l is several times faster, but not always there, and what it gives depends on the
-processor. zstd: by libzstd with workers, of which even one gives other bytes than none.
+processor: isa-l is several times faster, but not always there, and has other code for other processors,
+of which nobody promises the same bytes. zstd: by libzstd with workers; even one gives other bytes than
+none, but more the same.
 """
 
 from __future__ import annotations
