@@ -66,6 +66,8 @@ MAX_DEPTH = 8  # indexes in indexes
 _READ_BY_OTHERS = {
     name.casefold(): name for name in ("schemaVersion", "mediaType", "config", "layers", "manifests")
 }
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF = re.compile("[\ud800-\udfff]")
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 
 
@@ -77,7 +79,23 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
         raise ImageError(error.field, error.reason) from None
     if not isinstance(document, dict):
         raise ImageError(where, "is not a JSON object")
+    if _SURROGATE.search(data) and _has_half_a_pair(document):
+        raise ImageError(where, "has half of a surrogate pair, which is no character")
     return document
+
+
+def _has_half_a_pair(document: Any) -> bool:
+    """Does a text or name in it hold one half of a surrogate pair alone? JSON allows it, UTF-8 does not."""
+    left = [document]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, str) and _HALF.search(value):
+            return True
+    return False
 
 
 def encode(document: Any, indent: str = "") -> bytes:
@@ -193,8 +211,9 @@ def check_config(document: dict[str, Any], where: str) -> dict[str, Any]:
     """document as an image config (config.md)."""
     for name in ("os", "architecture"):
         _text(document, name, where, required=True)
-    for name in ("variant", "created", "author"):
+    for name in ("variant", "os.version", "created", "author"):
         _text(document, name, where)
+    _texts(document, "os.features", f"{where}: os.features")
     rootfs = _object(document.get("rootfs"), f"{where}: rootfs")
     if rootfs.get("type") != "layers":
         raise ImageError(f"{where}: rootfs.type", f"{rootfs.get('type')!r} is not 'layers'", "config.md")
@@ -219,9 +238,7 @@ def _check_run_config(config: dict[str, Any], where: str) -> None:
     for name in ("User", "WorkingDir", "StopSignal"):
         _text(config, name, where)
     for name in ("Env", "Entrypoint", "Cmd"):
-        words = config.get(name)
-        if words is not None and not (isinstance(words, list) and all(type(word) is str for word in words)):
-            raise ImageError(f"{where}.{name}", "is not a list of strings", "config.md")
+        _texts(config, name, f"{where}.{name}")
     for name in ("ExposedPorts", "Volumes"):
         if config.get(name) is not None:
             _object(config[name], f"{where}.{name}")
@@ -284,6 +301,12 @@ def _text(document: dict[str, Any], name: str, where: str, required: bool = Fals
         return
     if not isinstance(value, str) or (required and not value):
         raise ImageError(f"{where}: {name}", "is missing" if value in (None, "") else "is not a string")
+
+
+def _texts(document: dict[str, Any], name: str, where: str) -> None:
+    words = document.get(name)
+    if words is not None and not (isinstance(words, list) and all(type(word) is str for word in words)):
+        raise ImageError(where, "is not a list of strings", "config.md")
 
 
 def _strings(document: dict[str, Any], name: str, where: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ocirt.errors import OcirtError
 
+LONGEST = 2000  # characters of an error; a name in an archive may have a million
+
 
 class ImageError(OcirtError):
     """An image, or a file that should hold one, is not what it must be.
@@ -20,6 +22,8 @@ class ImageError(OcirtError):
 
     def __str__(self) -> str:
         text = printable(f"{self.where}: {self.reason}" if self.where else self.reason)
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}"
         return f"{text} ({self.section})" if self.section else text
 
 

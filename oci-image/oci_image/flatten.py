@@ -8,13 +8,14 @@ come first, so that their modes hold from the start (GNU tar gives them their ti
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from oci_image import descriptor as documents
 from oci_image import tarwrite
 from oci_image.errors import ImageError
 from oci_image.layer import ADD, CLEAR, Layer, show
-from oci_image.tarstream import DIRECTORY, FILE, HARDLINK, SYMLINK
+from oci_image.tarstream import BLOCK, DIRECTORY, FILE, HARDLINK, SYMLINK
 from oci_image.transfer import read_config, read_document
 
 if TYPE_CHECKING:
@@ -283,35 +284,57 @@ def write_header(write: Callable[[bytes], object], path: bytes, entry: Entry) ->
 
 
 def write_file(write: Callable[[bytes], object], name: bytes, entry: Entry, layer: Content) -> None:
-    """A file whose entry layer is at, with its content."""
-    write(tarwrite.header(name, entry.size, **_fields(entry)))  # type: ignore[arg-type]
+    """A file whose entry layer is at, with its content.
+
+    Holes stay holes: a terabyte of them in a small layer would else fill the disk.
+    """
     if entry.sparse is None:
+        write(tarwrite.header(name, entry.size, **_fields(entry)))  # type: ignore[arg-type]
         for piece in layer.data():
             write(piece)  # type: ignore[arg-type]
-    else:
-        _write_holes(write, entry, layer)
-    write(tarwrite.padding(entry.size))
+        write(tarwrite.padding(entry.size))
+        return
+    blocks = _whole_blocks(entry.sparse, entry.size)
+    table = tarwrite.sparse_map([(begin, end - begin) for begin, end in blocks], entry.size)
+    size = len(table) + sum(end - begin for begin, end in blocks)
+    write(tarwrite.header(name, size, sparse_size=entry.size, **_fields(entry)))  # type: ignore[arg-type]
+    write(table)
+    _write_blocks(write, blocks, entry.sparse, layer.data())
+    write(tarwrite.padding(size))
 
 
-def _write_holes(write: Callable[[bytes], object], entry: Entry, layer: Content) -> None:
-    """Content of a sparse file with its holes written out."""
-    zeros = bytes(1 << 20)
-    pieces = layer.data()
+def _whole_blocks(regions: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """(begin, end) of the data in whole blocks: GNU tar pads every region to one, others only the last."""
+    found: list[tuple[int, int]] = []
+    for offset, length in regions:
+        if length:
+            begin = offset - offset % BLOCK
+            end = min(offset + length + -(offset + length) % BLOCK, size)
+            if found and begin <= found[-1][1]:
+                begin = found.pop()[0]
+            found.append((begin, end))
+    return found
+
+
+def _write_blocks(
+    write: Callable[[bytes], object],
+    blocks: list[tuple[int, int]],
+    regions: list[tuple[int, int]],
+    pieces: Iterator[memoryview],
+) -> None:
+    """The data of regions, and the zeros between them that are needed for whole blocks."""
+    left = deque(regions)
     rest = memoryview(b"")
-    at = 0
-
-    def hole(until: int) -> None:
-        for begin in range(at, until, len(zeros)):
-            write(zeros[: min(len(zeros), until - begin)])
-
-    for offset, length in entry.sparse or ():
-        hole(offset)
-        missing = length
-        while missing:
-            rest = rest or next(pieces)
-            write(rest[:missing])  # type: ignore[arg-type]
-            taken = min(missing, len(rest))
-            rest = rest[taken:]
-            missing -= taken
-        at = offset + length
-    hole(entry.size)
+    for begin, end in blocks:
+        at = begin
+        while left and left[0][0] < end:
+            offset, missing = left.popleft()
+            write(bytes(max(0, offset - at)))
+            at = max(at, offset + missing)
+            while missing:
+                rest = rest or next(pieces)
+                taken = min(missing, len(rest))
+                write(rest[:taken])  # type: ignore[arg-type]
+                rest = rest[taken:]
+                missing -= taken
+        write(bytes(end - at))

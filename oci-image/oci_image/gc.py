@@ -35,8 +35,15 @@ class Finding(NamedTuple):
     reason: str
 
 
-def collect(store: Store, wait: bool = True, dry_run: bool = False) -> Collected:
+def collect(
+    store: Store,
+    wait: bool = True,
+    dry_run: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Collected:
     """Remove the blobs that no name leads to. Waits for running imports (else BlockingIOError).
+
+    progress is called with the bytes of each blob that is removed.
 
     A document that is damaged, or the missing top of a named image, hides what it refers to:
     then nothing is removed and ImageError raised.
@@ -50,6 +57,7 @@ def collect(store: Store, wait: bool = True, dry_run: bool = False) -> Collected
                 continue
             count += 1
             freed += status.st_size
+            progress(status.st_size)
             if not dry_run:
                 store.remove_blob(digest)
         return Collected(count, freed, 0 if dry_run else store.remove_temporary())
@@ -91,15 +99,18 @@ def _is_blob_name(algorithm: str, name: str) -> bool:
     return True
 
 
-def fsck(store: Store) -> list[Finding]:
-    """Everything that is wrong: damaged, missing or misnamed blobs, documents that are not valid."""
+def fsck(store: Store, progress: Callable[[int], None] = lambda _: None) -> list[Finding]:
+    """Everything that is wrong: damaged, missing or misnamed blobs, documents that are not valid.
+
+    progress is called with the number of bytes of blobs that were read.
+    """
     found: list[Finding] = []
 
     def remark(where: str, reason: str) -> None:
         found.append(Finding(where, reason))
 
     with store.importing():  # gc must not remove what is being looked at
-        damaged = _check_blobs(store, remark)
+        damaged = _check_blobs(store, remark, progress)
         try:
             images = store.images()
         except ImageError as error:
@@ -111,7 +122,7 @@ def fsck(store: Store) -> list[Finding]:
     return found
 
 
-def _check_blobs(store: Store, remark: Remark) -> set[str]:
+def _check_blobs(store: Store, remark: Remark, progress: Callable[[int], None]) -> set[str]:
     """Compare every blob with its name; the digests of those that differ."""
     damaged = set()
     for algorithm, name, status in store.blobs():
@@ -123,7 +134,7 @@ def _check_blobs(store: Store, remark: Remark) -> set[str]:
             damaged.add(f"{algorithm}:{name}")
         else:
             try:
-                digest = digest_of_file(store, algorithm, name)
+                digest = digest_of_file(store, algorithm, name, progress)
             except OSError as error:
                 digest = os.strerror(error.errno or 0)
             if digest != f"{algorithm}:{name}":

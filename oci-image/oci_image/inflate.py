@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20  # bytes that come out at once: what a thread gets done before the next one may go on
 INPUT = 1 << 18
+PATIENCE = 2  # seconds that a read may last when nobody wants it any more
 AHEAD = 8  # pieces that a thread may be ahead
 MAX_WINDOW = 1 << 27  # bytes of memory that a zstd frame may ask for, as of zstd's own command
 
@@ -223,68 +224,50 @@ class _Zstd:
         self._reader.close()
 
 
-class _Stopped(Exception):
-    """The reader of a queue went away."""
-
-
 class Pipeline:
     """Reads ahead in a thread: chunk() gives the pieces of reader, b"" at the end.
 
     algorithm: the pieces are hashed, in another thread; digest() is theirs once all were given out.
     What goes wrong in a thread is raised by chunk(). close() stops the threads and closes reader.
+
+    The queues are SimpleQueues, which take a lock of C and no more; who takes a piece out of one gives
+    a token back, and a piece is read for as many tokens as there are queues. None stops a thread.
     """
 
     def __init__(self, reader: Reader, algorithm: str = "", size: int = PIECE) -> None:
         self._reader = reader
         self._size = size
-        self._queue: queue.Queue[bytes | BaseException] = queue.Queue(AHEAD)
-        self._stop = threading.Event()
+        self._queue: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
+        self._hashing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._tokens: queue.SimpleQueue[bool | None] = queue.SimpleQueue()
         self._algorithm = algorithm
         self._hash = new_hash(algorithm) if algorithm else None
-        self._hashing: queue.Queue[bytes] = queue.Queue(AHEAD)
         self._threads = [threading.Thread(target=self._read, name="inflate", daemon=True)]
         if self._hash:
             self._threads.append(threading.Thread(target=self._digest, name="hash", daemon=True))
-        self._ended = False
+        for _ in range(AHEAD * len(self._threads)):
+            self._tokens.put(True)
+        self._ended = self._stop = False
         for thread in self._threads:
             thread.start()
 
-    def _put(self, target: queue.Queue[Any], item: object) -> None:
-        while not self._stop.is_set():
-            try:
-                target.put(item, timeout=0.2)
-                return
-            except queue.Full:
-                continue
-        raise _Stopped
-
     def _read(self) -> None:
         try:
-            while True:
+            while all(self._tokens.get() for _ in self._threads) and not self._stop:
                 piece = self._reader.read(self._size)
                 if self._hash:
-                    self._put(self._hashing, piece)
-                self._put(self._queue, piece)
+                    self._hashing.put(piece)
+                self._queue.put(piece)
                 if not piece:
                     return
-        except _Stopped:
-            return
         except BaseException as error:
-            try:
-                self._put(self._queue, error)
-            except _Stopped:
-                return
+            self._queue.put(error)
 
     def _digest(self) -> None:
         assert self._hash
-        while not self._stop.is_set():
-            try:
-                piece = self._hashing.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            if not piece:
-                return
+        while piece := self._hashing.get():
             self._hash.update(piece)
+            self._tokens.put(True)
 
     def chunk(self) -> bytes:
         if self._ended:
@@ -293,6 +276,7 @@ class Pipeline:
         if isinstance(piece, BaseException):
             self._ended = True
             raise piece
+        self._tokens.put(True)
         self._ended = not piece
         return piece
 
@@ -304,7 +288,12 @@ class Pipeline:
         return f"{self._algorithm}:{self._hash.hexdigest()}"
 
     def close(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
+        self._stop = True
+        self._tokens.put(None)
+        self._hashing.put(None)
+        self._threads[0].join(PATIENCE)
+        if self._threads[0].is_alive():
+            return  # it waits for a pipe that nobody writes to, and ends with the process
+        for thread in self._threads[1:]:
             thread.join()
         self._reader.close()

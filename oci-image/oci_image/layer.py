@@ -83,6 +83,8 @@ class Layer:
 def change_of(entry: Entry, where: str) -> Change:
     """What an entry of a layer asks for. Raises ImageError for what makes no sense."""
     path = clean(entry.name, where)
+    if path and entry.kind != HARDLINK and WHITEOUT not in path:
+        return Change(ADD, path, entry)  # nearly all
     parent, _, name = path.rpartition(b"/")
     if not name.startswith(WHITEOUT):
         if WHITEOUT in path and any(part.startswith(WHITEOUT) for part in parent.split(b"/")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from oci_image import descriptor as documents
-from oci_image.descriptor import INDEXES
+from oci_image.descriptor import INDEXES, MANIFESTS, MAX_DEPTH
 from oci_image.digest import copy_stream
 from oci_image.errors import ImageError, NotInStore
 from oci_image.layer import Layer
@@ -52,16 +52,11 @@ class Size(NamedTuple):
 
 def blobs_of(source: Source, top: Descriptor) -> dict[str, int]:
     """digest → size of everything an image or index consists of; images that are not there are left out."""
-    found = {top["digest"]: top["size"]}
-    _, document = read_document(source, top)
-    for child in documents.referred(document, top["mediaType"]):
-        if top["mediaType"] not in INDEXES:
-            found[child["digest"]] = child["size"]
-            continue
-        try:
-            found |= blobs_of(source, child)
-        except NotInStore:
-            continue
+    found = {}
+    for descriptor, document in documents_of(source, top):
+        found[descriptor["digest"]] = descriptor["size"]
+        if descriptor["mediaType"] not in INDEXES:
+            found |= {blob["digest"]: blob["size"] for blob in (document["config"], *document["layers"])}
     return found
 
 
@@ -81,17 +76,35 @@ def sizes(source: Source, tops: dict[str, Descriptor]) -> dict[str, Size]:
     }
 
 
+def documents_of(source: Source, top: Descriptor) -> Iterator[tuple[Descriptor, dict[str, Any]]]:
+    """(descriptor, document) of top and all indexes and manifests it leads to that are there, each once."""
+    queue = [(top, 0)]
+    seen = set()
+    while queue:
+        descriptor, depth = queue.pop()
+        if descriptor["digest"] in seen:
+            continue
+        seen.add(descriptor["digest"])
+        if depth > MAX_DEPTH:
+            raise ImageError(f"{source.where}: {top['digest']}", f"is nested more than {MAX_DEPTH} deep")
+        try:
+            _, document = read_document(source, descriptor)
+        except NotInStore:
+            if descriptor is top:
+                raise
+            continue
+        yield descriptor, document
+        if descriptor["mediaType"] in INDEXES:
+            # What else an index lists is for programs that know it (image-index.md, manifests).
+            children = [one for one in document["manifests"] if one["mediaType"] in INDEXES | MANIFESTS]
+            queue += [(child, depth + 1) for child in reversed(children)]
+
+
 def manifests(source: Source, top: Descriptor) -> Iterator[tuple[Descriptor, dict[str, Any]]]:
     """(descriptor, manifest) of the images that top leads to and that are there."""
-    _, document = read_document(source, top)
-    if top["mediaType"] not in INDEXES:
-        yield top, document
-        return
-    for child in document["manifests"]:
-        try:
-            yield from manifests(source, child)
-        except NotInStore:
-            continue
+    for descriptor, document in documents_of(source, top):
+        if descriptor["mediaType"] not in INDEXES:
+            yield descriptor, document
 
 
 def verify(source: Source, top: Descriptor) -> int:

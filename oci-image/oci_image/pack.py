@@ -5,52 +5,24 @@ from __future__ import annotations
 import copy
 import os
 import time
-import zlib
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from oci_image import descriptor as documents
+from oci_image.deflate import compressor
 from oci_image.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from oci_image.digest import new_hash
 from oci_image.errors import ImageError
 from oci_image.transfer import TO_OCI, read_config, read_document
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from oci_image.descriptor import Descriptor
     from oci_image.store import Import, Store
     from oci_image.transports import Source
 
-COMPRESSIONS = ("gzip", "zstd", "none")
 BASE_DIGEST = "org.opencontainers.image.base.digest"
-
-
-class Compressor(Protocol):
-    def compress(self, data: bytes, /) -> bytes: ...
-    def flush(self) -> bytes: ...
-
-
-class _Plain:
-    def compress(self, data: bytes, /) -> bytes:
-        return data
-
-    def flush(self) -> bytes:
-        return b""
-
-
-def compressor(kind: str) -> Compressor:
-    """For one of COMPRESSIONS. zstd compresses in as many threads as there are processors."""
-    if kind == "none":
-        return _Plain()
-    if kind == "zstd":
-        import zstandard
-
-        return zstandard.ZstdCompressor(level=3, write_checksum=True, threads=-1).compressobj()
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        return zlib.compressobj(6, zlib.DEFLATED, 31)
-    return isal_zlib.compressobj(2, isal_zlib.DEFLATED, 31)
 
 
 def now() -> int:
@@ -78,15 +50,20 @@ class NewLayer(NamedTuple):
 class LayerWriter:
     """A tar stream that becomes a layer; use it in a with statement, then finish()."""
 
-    def __init__(self, session: Import, compression: str = "gzip") -> None:
+    def __init__(
+        self, session: Import, compression: str = "gzip", progress: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """progress is called with the number of bytes that were written."""
         self._kind = "" if compression == "none" else compression
         self._compressor = compressor(compression)
+        self._progress = progress
         self._hash = new_hash()
         self._blob = session.writer()
 
     def write(self, data: bytes) -> None:
         self._hash.update(data)
         self._blob.write(self._compressor.compress(data))
+        self._progress(len(data))
 
     def finish(self) -> NewLayer:
         self._blob.write(self._compressor.flush())

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _WORD = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
+MOST_TOLD = 10  # platforms in an error
 SYSTEMS = {
     "linux",
     "windows",
@@ -105,7 +106,7 @@ def _rank(offered: Platform, wanted: Platform) -> int | None:
 
 
 def _version(variant: str) -> int | None:
-    return int(variant[1:]) if variant[:1] == "v" and variant[1:].isdecimal() else None
+    return int(variant[1:]) if re.fullmatch(r"v[0-9]{1,4}", variant) else None
 
 
 def choose(descriptors: Iterable[dict[str, Any]], wanted: Platform, where: str) -> dict[str, Any]:
@@ -121,5 +122,6 @@ def choose(descriptors: Iterable[dict[str, Any]], wanted: Platform, where: str) 
         if rank is not None and (best is None or rank < best[0]):
             best = rank, descriptor
     if best is None:
-        raise ImageError(where, f"has no image for {wanted}, but for: {', '.join(offered) or 'no platform'}")
+        have = f"{', '.join(offered[:MOST_TOLD])}{' …' if len(offered) > MOST_TOLD else ''}"
+        raise ImageError(where, f"has no image for {wanted}, but for: {have or 'no platform'}")
     return best[1]

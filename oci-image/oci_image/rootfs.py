@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from oci_image import descriptor as documents
+from oci_image.deflate import compressor
 from oci_image.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from oci_image.digest import new_hash
 from oci_image.inflate import Peeked, Pipeline, compression_of, inflated
-from oci_image.pack import compressor, timestamp
+from oci_image.pack import timestamp
 from oci_image.tarstream import LIMITS, TarReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from oci_image.deflate import Compressor
     from oci_image.descriptor import Descriptor
     from oci_image.digest import Reader
-    from oci_image.pack import Compressor
     from oci_image.platforms import Platform
     from oci_image.store import BlobWriter, Import
 

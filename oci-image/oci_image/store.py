@@ -23,7 +23,7 @@ from oci_image.digest import CHUNK, Verified, check_digest, new_hash
 from oci_image.errors import ImageError, NotInStore, TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from typing import Any
 
@@ -185,6 +185,9 @@ class Store:
                 return name, os.open(name, flags, 0o644, dir_fd=self._fd)
             except FileNotFoundError:
                 self._make_directory(TEMPORARY, 0o700)
+            except OSError as error:
+                reason = os.strerror(error.errno or 0)
+                raise ImageError(self.path, f"cannot be written to: {reason}") from error
 
     def _unlink(self, name: str) -> None:
         try:
@@ -487,13 +490,14 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
-def digest_of_file(store: Store, algorithm: str, name: str) -> str:
-    """Digest of a file below blobs, whatever it is called."""
+def digest_of_file(store: Store, algorithm: str, name: str, progress: Callable[[int], None]) -> str:
+    """Digest of a file below blobs, whatever it is called; progress is called with the bytes read."""
     fd = os.open(f"{BLOBS}/{algorithm}/{name}", _READ, dir_fd=store._fd)
     try:
         hashed = new_hash(algorithm)
         while data := os.read(fd, CHUNK):
             hashed.update(data)
+            progress(len(data))
         return f"{algorithm}:{hashed.hexdigest()}"
     finally:
         os.close(fd)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+from zlib import adler32
 
 from oci_image.errors import ImageError, TooLarge
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BLOCK = 512
+MOST_KNOWN = 1000
 ZERO = bytes(BLOCK)
 
 FILE, HARDLINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
@@ -31,6 +33,7 @@ _KINDS = {
     b"5": DIRECTORY,
     b"6": FIFO,
 }
+_EXTENDED = (b"x", b"X", b"g", b"L", b"K", b"V")
 XATTR = "SCHILY.xattr."
 LIBARCHIVE_XATTR = "LIBARCHIVE.xattr."
 NO_ACLS: dict[str, bytes] = {}  # what nearly every entry has
@@ -48,7 +51,7 @@ class Limits(NamedTuple):
     ratio: int = 250  # uncompressed to compressed, where more than `free` bytes come out
     free: int = 1 << 30
     entries: int = 2_000_000
-    special: int = 1 << 20  # bytes of one PAX header or GNU long name
+    special: int = 1 << 20  # bytes of the PAX headers and GNU long names of one entry, and of all global ones
     sparse: int = 1 << 20  # regions of one sparse file
     trailing: int = 64 << 20  # bytes behind the end of the archive
 
@@ -131,6 +134,8 @@ class TarReader:
         self._count = 0
         self._claimed = 0  # sizes of all files
         self._globals: dict[str, bytes] = {}
+        self._global_size = 0
+        self._who: dict[bytes, tuple[int, int, int]] = {}  # mode, uid and gid by their fields: few differ
 
     @property
     def position(self) -> int:
@@ -188,6 +193,14 @@ class TarReader:
 
     def data(self) -> Iterator[memoryview]:
         """The stored bytes of the current file, in pieces that are valid until the next one."""
+        at = self._at
+        end = at + self._left
+        if end > len(self._buffer):
+            return self._pieces()
+        self._at, self._left = end, 0  # nearly all files are small
+        return iter((memoryview(self._buffer)[at:end],))
+
+    def _pieces(self) -> Iterator[memoryview]:
         while self._left:
             available = len(self._buffer) - self._at
             if not available:
@@ -213,6 +226,7 @@ class TarReader:
         records: dict[str, bytes] = {}
         regions: list[bytes] = []
         longname = longlink = None
+        described = 0  # bytes of extended headers
         while True:
             block = self._take(BLOCK)
             if len(block) < BLOCK:
@@ -230,24 +244,30 @@ class TarReader:
             fields = _HEADER.unpack_from(block)
             self._verify_checksum(block, fields[6])
             flag = fields[7]
-            if flag == b"x" or flag == b"X":
-                self._read_records(self._special(fields[4]), records, regions)
-            elif flag == b"g":
-                self._read_records(self._special(fields[4]), self._globals, regions)
-            elif flag == b"L":
-                longname = _string(self._special(fields[4]))
-            elif flag == b"K":
-                longlink = _string(self._special(fields[4]))
-            elif flag == b"V":
-                self._special(fields[4])  # a volume label is no file
+            if flag in _EXTENDED:
+                data = self._special(fields[4], self._global_size if flag == b"g" else described)
+                if flag == b"g":
+                    self._global_size += len(data)
+                    self._read_records(data, self._globals, regions)
+                    continue
+                described += len(data)
+                if flag == b"L":
+                    longname = _string(data)
+                elif flag == b"K":
+                    longlink = _string(data)
+                elif flag != b"V":  # a volume label is no file
+                    self._read_records(data, records, regions)
             else:
                 return self._entry(block, fields, records, regions, longname, longlink)
 
-    def _special(self, size_field: bytes) -> bytes:
-        """Content of a header that describes the next one."""
+    def _special(self, size_field: bytes, before: int) -> bytes:
+        """Content of a header that describes the next one; before: bytes of others that do."""
         size = self._number(size_field, "size")
-        if size > self._limits.special:
-            raise TooLarge(self._where, f"tar entry {self._count}: an extended header of {size} bytes")
+        if size < 0:
+            raise self._error(f"size {size} is negative")
+        if before + size > self._limits.special:
+            reason = f"tar entry {self._count}: an extended header of {size} bytes"
+            raise TooLarge(self._where, f"{reason}{f' after {before} bytes of others' if before else ''}")
         data = self._take(size)
         if len(data) != size or len(self._take(-size % BLOCK)) != -size % BLOCK:
             raise self._error("the stream ends within an extended header")
@@ -281,9 +301,14 @@ class TarReader:
             name = longname
         entry.name = name
         entry.linkname = _string(fields[8]) if longlink is None else longlink
-        entry.mode = number(fields[1], "mode") & 0o7777
-        entry.uid = number(fields[2], "uid")
-        entry.gid = number(fields[3], "gid")
+        who = block[100:124]
+        known = self._who.get(who)
+        if known is None:
+            if len(self._who) > MOST_KNOWN:
+                self._who.clear()
+            known = number(fields[1], "mode") & 0o7777, number(fields[2], "uid"), number(fields[3], "gid")
+            self._who[who] = known
+        entry.mode, entry.uid, entry.gid = known
         entry.stored = entry.size = number(fields[4], "size")
         entry.mtime = number(fields[5], "mtime") * 1_000_000_000
         entry.atime = None
@@ -306,13 +331,15 @@ class TarReader:
             entry.stored = entry.size = 0
         if entry.size < 0:
             raise self._error(f"size {entry.size} is negative")
-        if b"\0" in entry.name or b"\0" in entry.linkname or any("\0" in name for name in entry.xattrs):
-            raise self._error("a name holds a NUL")
         stored = entry.stored
         if fields[7] == b"S":
             self._old_sparse(entry, block)
         elif records and kind == FILE and any(key.startswith("GNU.sparse.") for key in records):
             stored = self._pax_sparse(entry, records, regions)
+        if records and (
+            b"\0" in entry.name or b"\0" in entry.linkname or any("\0" in name for name in entry.xattrs)
+        ):
+            raise self._error("a name holds a NUL")
         entry.offset = self.position
         self._left = entry.stored
         self._padding = -stored % BLOCK
@@ -326,7 +353,9 @@ class TarReader:
             stored = int(field.strip(_SPACES) or b"0", 8)
         except ValueError:
             stored = -1
-        computed = sum(block) - sum(field) + 8 * 32
+        # Half of adler32 is 1 + the sum, modulo more than what 512 bytes below 128 can come to.
+        total = (adler32(block) & 0xFFFF) - 1 if block.isascii() else sum(block)
+        computed = total - sum(field) + 8 * 32
         if stored != computed:
             signed = sum(byte - 256 for byte in block if byte > 127) + sum(
                 byte for byte in block if byte < 128

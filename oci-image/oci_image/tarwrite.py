@@ -27,12 +27,17 @@ def header(
     minor: int = 0,
     xattrs: Mapping[str, bytes] | None = None,
     acls: Mapping[str, bytes] | None = None,
+    sparse_size: int | None = None,
 ) -> bytes:
     """The blocks before the content. Follow it with size bytes and padding(size).
 
     mtime in nanoseconds; acls are texts by the keys of their records.
+    sparse_size: the file has holes and this size with them; size bytes are its sparse_map and data.
     """
     records: list[tuple[bytes, bytes]] = []
+    if sparse_size is not None:  # GNU tar manual, "PAX Format, Version 1.0"
+        records += [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.name", name)]
+        records.append((b"GNU.sparse.realsize", b"%d" % sparse_size))
     if len(name) > 100 or not name.isascii():
         records.append((b"path", name))
     if len(linkname) > 100 or not linkname.isascii():
@@ -60,6 +65,13 @@ def header(
             + padding(len(content))
         )
     return extended + _ustar(name, size, kind, mode, uid, gid, seconds, linkname, major, minor)
+
+
+def sparse_map(regions: list[tuple[int, int]], size: int) -> bytes:
+    """Where the data of a file with holes lies, in whole blocks; the last region is empty, at its end."""
+    numbers = [len(regions) + 1, *(number for region in regions for number in region), size, 0]
+    text = b"".join(b"%d\n" % number for number in numbers)
+    return text + padding(len(text))
 
 
 def padding(size: int) -> bytes:

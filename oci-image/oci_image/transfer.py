@@ -58,7 +58,7 @@ class Options(NamedTuple):
 
 def copy(source: Source, sink: Sink, top: Descriptor, names: tuple[str, ...], options: Options) -> Descriptor:
     """Copy one image and add it to the sink; its descriptor there. The sink is not committed yet."""
-    copied = _copy(source, sink, documents.check_descriptor(top, source.where), options, 0)
+    copied = _copy(source, sink, documents.check_descriptor(top, source.where), options, 0, {})
     sink.add(names, copied)
     return copied
 
@@ -102,13 +102,21 @@ def resolve(source: Source, top: Descriptor, platform: Platform | None) -> Descr
     return descriptor
 
 
-def _copy(source: Source, sink: Sink, descriptor: Descriptor, options: Options, depth: int) -> Descriptor:
+def _copy(
+    source: Source,
+    sink: Sink,
+    descriptor: Descriptor,
+    options: Options,
+    depth: int,
+    done: dict[str, Descriptor],
+) -> Descriptor:
+    """done: what children of indexes became, by digest; an index may list one many times."""
     media_type = descriptor["mediaType"]
     if depth > MAX_DEPTH:
         raise ImageError(f"{source.where}: {descriptor['digest']}", f"is nested more than {MAX_DEPTH} deep")
     if media_type in INDEXES:
         if options.every and sink.indexes:
-            return _copy_index(source, sink, descriptor, options, depth)
+            return _copy_index(source, sink, descriptor, options, depth, done)
         if options.every:
             raise ImageError(source.where, "the target holds images of one platform: leave out --all")
         return _copy_manifest(source, sink, resolve(source, descriptor, options.platform), options)
@@ -120,13 +128,20 @@ def _copy(source: Source, sink: Sink, descriptor: Descriptor, options: Options, 
 
 
 def _copy_index(
-    source: Source, sink: Sink, descriptor: Descriptor, options: Options, depth: int
+    source: Source,
+    sink: Sink,
+    descriptor: Descriptor,
+    options: Options,
+    depth: int,
+    done: dict[str, Descriptor],
 ) -> Descriptor:
     data, index = read_document(source, descriptor)
     every = options._replace(platform=None)
     children = []
     for child in index["manifests"]:
-        copied = _copy(source, sink, child, every, depth + 1)
+        copied = done.get(child["digest"])
+        if copied is None:
+            copied = done[child["digest"]] = _copy(source, sink, child, every, depth + 1, done)
         children.append({**child, **documents.plain(copied)})
     if children != index["manifests"] or _to_convert(descriptor, sink, options):
         data = documents.encode({**index, "mediaType": OCI_INDEX, "manifests": children})

@@ -5,57 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.lib.debian import system
 from tests.lib.runtime import Runtime
 from tests.system.test_terminal import Terminal
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
-SUITE = "bookworm"
-CACHE = Path("/var/cache/ocirt-tests")
-
-
-def mirror() -> str:
-    """Where this machine's apt gets its packages from."""
-    done = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", f"Codename: {SUITE}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = done.stdout.split()
-    if not found:
-        pytest.fail(f"the apt sources of this machine have no Debian {SUITE}: `apt-get update` reads them")
-    return found[0]
-
 
 @pytest.fixture(scope="module")
-def debian() -> Path:
-    """A debootstrap'ed root file system, kept for later runs."""
-    directory = CACHE / SUITE
-    if not directory.is_dir():
-        CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
-        partial = CACHE / f".{SUITE}.{os.getpid()}"
-        words = ["debootstrap", "--variant=minbase", "--include=procps", SUITE, partial, mirror()]
-        done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=900)
-        if done.returncode:
-            shutil.rmtree(partial)
-            pytest.fail(f"debootstrap: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-        partial.rename(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, debian: Path) -> Path:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """config.json by runc, the rootfs a copy; nobody writes to it, for the root is read-only."""
     directory = tmp_path_factory.mktemp("debian")
-    subprocess.run(["cp", "-a", debian, directory / "rootfs"], check=True)
+    subprocess.run(["cp", "-a", system(), directory / "rootfs"], check=True)
     subprocess.run(["runc", "spec", "--bundle", directory], check=True)
     process = json.loads((directory / "config.json").read_text())["process"]
     assert (process["args"], process["terminal"]) == (["sh"], True)

@@ -6,20 +6,24 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from oci_image.cli import VERBS
 from tests.lib.images import digest, make_image, make_index, member, tar_of
 
 PROGRAM = os.environ.get("OCI_IMAGE") or str(Path(sys.executable).parent / "oci-image")
@@ -257,21 +261,53 @@ def test_the_help_names_every_verb(oci: Command) -> None:
     assert "--platform" in oci("copy", "--help").stdout
 
 
-@pytest.mark.parametrize("verb", ["copy", "save", "load", "unpack", "bundle"])
+BARS = {
+    "copy": ("copy", "n", "dir:{}/d"),
+    "save": ("save", "n", "--output", "{}/b.tar"),
+    "load": ("load", "--input", "{}/a.tar"),
+    "unpack": ("unpack", "n", "{}/out"),
+    "bundle": ("bundle", "--copy", "n", "{}/b"),
+    "import": ("import", "{}/f.tar", "other"),
+    "export": ("export", "n", "--output", "{}/e.tar"),
+    "append": ("append", "n", "{}/f.tar", "other"),
+    "config": ("config", "oci:{}/l:n", "other", "--user", "1"),
+    "squash": ("squash", "n", "other"),
+    "rebase": ("rebase", "oci:{}/l:n", "oci:{}/l:n", "oci:{}/l:n", "other"),
+    "commit": ("commit", "{}/c", "other"),
+    "verify": ("verify", "n"),
+    "fsck": ("fsck",),
+    "gc": ("gc",),
+}
+UNKNOWN_END = ("commit", "gc")  # how much it will be is not known before
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("verb", BARS)
 def test_long_work_has_a_bar_on_a_terminal_and_nowhere_else(oci: Command, tmp_path: Path, verb: str) -> None:
-    make_image(tmp_path / "l", "n", tar_of(("f", os.urandom(3_000_000).hex() * 8)), config={"Cmd": ["/f"]})
+    layer = tar_of(("f", os.urandom(3_000_000).hex() * 8))
+    (tmp_path / "f.tar").write_bytes(layer)
+    make_image(tmp_path / "l", "n", layer, config={"Cmd": ["/f"]})
     oci("copy", f"oci:{tmp_path}/l:n", "n")
     oci("save", "n", "--output", tmp_path / "a.tar")
-    words = {
-        "copy": ("copy", "n", f"dir:{tmp_path}/d"),
-        "save": ("save", "n", "--output", tmp_path / "b.tar"),
-        "load": ("load", "--input", tmp_path / "a.tar"),
-        "unpack": ("unpack", "n", tmp_path / "out"),
-        "bundle": ("bundle", "--copy", "n", tmp_path / "b"),
-    }[verb]
-    if verb == "load":
-        oci("rm", "n")
-        oci("gc")
+    words = tuple(word.format(tmp_path) for word in BARS[verb])
+    with ExitStack() as after:
+        if verb == "commit":
+            oci("bundle", "n", tmp_path / "c")
+            after.callback(oci, "unbundle", tmp_path / "c")
+            (tmp_path / "c/rootfs/g").write_bytes(layer)
+        if verb in ("load", "config", "rebase", "gc"):
+            oci("rm", "n")
+        if verb in ("load", "config", "rebase"):
+            oci("gc")
+        if verb == "gc":
+            for i in range(500):  # a bar comes after 0.1 s
+                (oci.root / f"layout/blobs/sha256/{i:064}").write_bytes(b"x" * 1000)
+        watch_bar(oci, words, b" of " if verb not in UNKNOWN_END else b"B/s")
+    if verb in ("copy", "save"):
+        assert oci(*words[:-1], f"{words[-1]}2").stderr == ""
+
+
+def watch_bar(oci: Command, words: tuple[str, ...], shown: bytes) -> None:
     master, slave = pty.openpty()
     # As slow as a disk may be: the first picture comes after 0.1 s.
     slow = [
@@ -280,9 +316,9 @@ def test_long_work_has_a_bar_on_a_terminal_and_nowhere_else(oci: Command, tmp_pa
         "-o",
         "/dev/null",
         "-e",
-        "trace=read,pread64",
+        "trace=read,pread64,unlinkat",
         "-e",
-        "inject=read,pread64:delay_enter=2000",
+        f"inject=read,pread64,unlinkat:delay_enter={8000 if words[0] == 'fsck' else 2000}",
     ]
     subprocess.run([*slow, *map(str, (*oci.words, *words))], stderr=slave, stdout=subprocess.PIPE, check=True)
     os.close(slave)
@@ -293,8 +329,156 @@ def test_long_work_has_a_bar_on_a_terminal_and_nowhere_else(oci: Command, tmp_pa
         except OSError:
             break
     os.close(master)
-    assert b"%" in told
-    assert b" of " in told
+    assert shown in told
     assert told.endswith(b"\r\033[K")  # and is taken away
-    if verb in ("copy", "save"):
-        assert oci(*words[:-1], f"{words[-1]}2").stderr == ""
+
+
+# --json: what each verb prints, apart from those that are tested elsewhere.
+
+
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"cp"}))
+def test_every_verb_says_in_its_help_what_its_json_holds(oci: Command, verb: str) -> None:
+    helped = " ".join(oci(verb, "--help").stdout.split())
+    assert re.search(r" --json print JSON: \w", helped)
+
+
+def test_json_of_verbs_that_write_files(oci: Command, archive: Path, tmp_path: Path) -> None:
+    top = oci("import", archive, "app:1").stdout.strip()
+    name = "docker.io/library/app:1"
+    assert oci.json("tag", "app:1", "b") == [{"name": "docker.io/library/b:latest", "digest": top}]
+    saved = oci.json("save", "app:1", top[7:27], "--output", tmp_path / "a.tar")
+    images = [{"names": [name], "digest": top}, {"names": [], "digest": top}]
+    assert saved == {"output": f"{tmp_path}/a.tar", "format": "docker", "images": images}
+    exported = oci.json("export", "app:1", "--output", tmp_path / "e.tar")
+    data = (tmp_path / "e.tar").read_bytes()
+    told = {"output": f"{tmp_path}/e.tar", "size": len(data), "diffId": digest(data), "digest": top}
+    assert exported == told
+    for verb in ("save", "export"):
+        assert "--output FILE" in oci.fails(verb, "app:1", "--json")
+
+
+@pytest.mark.root
+def test_json_of_verbs_that_make_directories(oci: Command, tmp_path: Path) -> None:
+    records = {"SCHILY.xattr.trusted.overlay.opaque": "y"}
+    layer = tar_of(member("d", tarfile.DIRTYPE, pax_headers=records), ("d/f", "x"))
+    labels = {"a": "b", "io.containerd.x": "y"}
+    top = make_image(tmp_path / "l", "n", layer, config={"Cmd": ["/f"], "Labels": labels})
+    oci("copy", f"oci:{tmp_path}/l:n", "n")
+    left_out = {"xattr trusted.overlay.opaque": 1}
+    unpacked = oci.json("unpack", "n", tmp_path / "out")
+    assert unpacked == {"directory": f"{tmp_path}/out", "digest": top["digest"], "leftOut": left_out}
+    bundled = oci.json("bundle", "--copy", "n", tmp_path / "b")
+    assert bundled == {
+        "directory": f"{tmp_path}/b",
+        "digest": top["digest"],
+        "leftOut": left_out,
+        "droppedLabels": ["io.containerd.x"],
+    }
+    done = oci("unbundle", "--json", tmp_path / "b", tmp_path / "nosuch", check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == [{"directory": f"{tmp_path}/b"}]
+
+
+# --format with what docker has
+
+
+def test_docker_s_templates_show_an_image(oci: Command, tmp_path: Path) -> None:
+    config = {"Env": ["A=b", "C=d"], "Labels": {"k.1": "v"}, "Cmd": ["/f"]}
+    one, two = tar_of(("f", "x")), tar_of(("g", "y"))
+    top = make_image(tmp_path / "l", "n", one, two, config=config)["digest"]
+    oci("copy", f"oci:{tmp_path}/l:n", "team/app:1")
+    oci("tag", "team/app:1", "registry.example:5000/b")
+
+    def filled(template: str) -> str:
+        return str(oci("inspect", "team/app:1", "--format", template).stdout)
+
+    assert filled("{{.Config.Env}}") == "[A=b C=d]\n"
+    assert filled('{{index .Config.Labels "k.1"}}') == "v\n"
+    assert filled("{{range .RootFS.Layers}}{{println .}}{{end}}") == f"{digest(one)}\n{digest(two)}\n\n"
+    assert filled("{{if .Config.Entrypoint}}e{{else}}c{{end}}{{len .Config.Volumes}}") == "c0\n"
+    assert filled("{{.Os}}/{{.Architecture}}") == "linux/amd64\n"
+    assert filled('{{join .RepoTags ","}}') == "team/app:1,registry.example:5000/b:latest\n"
+    assert filled("{{index .RepoDigests 0}}") == f"docker.io/team/app@{top}\n"
+    assert json.loads(filled("json")) == oci.json("inspect", "team/app:1")
+    assert "--format: character 3: there is no Nosuch" in oci.fails(
+        "inspect", "team/app:1", "--format", "{{.Nosuch}}"
+    )
+
+
+def test_lists_are_shown_by_docker_s_templates(oci: Command, archive: Path) -> None:
+    top = oci("import", archive, "app:1", "--comment", "c").stdout.strip()
+    oci("tag", "app:1", "registry.example:5000/b")
+    table = oci("images", "--format", "table {{.Repository}}\\t{{.Tag}}\t{{upper .CreatedAt}}").stdout
+    lines = [line.split() for line in table.splitlines()]
+    assert lines[0] == ["REPOSITORY", "TAG", "CREATED", "AT"]
+    assert [line[:2] for line in lines[1:]] == [["app", "1"], ["registry.example:5000/b", "latest"]]
+    plain = oci("images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}} {{.digest}}").stdout.splitlines()
+    assert plain[0] == f"app:1 {top[7:19]} {top}"
+    rows = [json.loads(line) for line in oci("images", "--format", "json").stdout.splitlines()]
+    assert [row["Tag"] for row in rows] == ["1", "latest"]
+    assert oci("history", "app:1", "--format", "{{.Comment}}|{{.created_by}}").stdout == "c|\n"
+    shown = oci("images", "--format", '{{range .platforms}}{{printf "%s\\n" .}}{{end}}\\t|').stdout
+    assert shown == "linux/amd64\n\t|\n" * 2
+    told = oci.fails("images", "--format", "table {{.Tag}}\\t{{.Nosuch}}")
+    assert "--format: character 19: there is no Nosuch" in told
+    assert oci("history", "app:1", "--format", "table {{.Comment}}").stdout == "COMMENT\nc\n"
+
+
+@pytest.mark.root
+def test_programs_in_go_read_gzip_of_several_blocks(oci: Command, tmp_path: Path) -> None:
+    """Go's readers are strict about what follows a block, unlike zlib."""
+    layer = tar_of(("f", os.urandom(1_500_000).hex()))
+    (tmp_path / "f.tar").write_bytes(layer)
+    oci("import", tmp_path / "f.tar", f"oci:{tmp_path}/l:n", "--compression", "gzip")
+    succeed("skopeo", "copy", "-q", "--dest-decompress", f"oci:{tmp_path}/l:n", f"dir:{tmp_path}/d")
+    assert (tmp_path / "d" / digest(layer)[7:]).read_bytes() == layer
+    succeed("umoci", "raw", "unpack", "--image", f"{tmp_path}/l:n", tmp_path / "out")
+    assert (tmp_path / "out/f").stat().st_size == 3_000_000
+    with podman_of(tmp_path) as podman:
+        succeed(*podman, "pull", "-q", f"oci:{tmp_path}/l:n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("verb", ["import", "unpack"])
+def test_a_signal_ends_long_work_and_leaves_nothing(
+    oci: Command, tmp_path: Path, number: signal.Signals, verb: str
+) -> None:
+    """import waits for a pipe that nobody writes to; unpack for its slow writes."""
+    make_image(tmp_path / "l", "n", tar_of(*((f"f{i}", "x" * 1000) for i in range(2000))))
+    words = {
+        "import": [*oci.words, "import", "-", "n"],
+        "unpack": [
+            *(
+                "strace",
+                "-o",
+                tmp_path / "trace",
+                "-e",
+                "trace=fchmod",
+                "-e",
+                "inject=fchmod:delay_enter=20000",
+            ),
+            *(*oci.words, "unpack", "--rootless", f"oci:{tmp_path}/l:n", tmp_path / "out"),
+        ],
+    }[verb]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    running = subprocess.Popen([*map(str, words)], **pipes)  # type: ignore[call-overload]
+    running.stdin.write(LAYER[:512])
+    running.stdin.flush()
+    begun = "root/layout/.oci-image-tmp/*" if verb == "import" else ".out.*/f5"
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(begun)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    if verb == "import":
+        os.kill(running.pid, number)
+    else:
+        (child,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        os.kill(int(child), number)
+    told = running.stderr.read().decode()
+    assert running.wait() == 128 + number
+    for pipe in (running.stdin, running.stdout, running.stderr):
+        pipe.close()
+    assert told == f"oci-image: {'interrupted' if number == signal.SIGINT else f'ended by {number.name}'}\n"
+    assert not list(tmp_path.glob(".out.*"))
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("root/layout/.oci-image-tmp/*"))

@@ -62,8 +62,8 @@ SAME_SUBJECT = {
 # The same for oci_image, the other distribution. Of ocirt it may import what OCIRT_FOR_IMAGES names.
 IMAGE_PACKAGE = ROOT / "oci-image/oci_image"
 IMAGE_LAYERS = (
-    "errors",
-    "digest platforms acl removal copytree users overlay userns",
+    "errors deflate",
+    "newfile digest platforms acl removal copytree users overlay userns",
     "btrfs fuse_overlay shift",
     "reference descriptor tarstream conversion",
     "tarwrite inflate store",

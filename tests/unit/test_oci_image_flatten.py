@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from oci_image.errors import ImageError
-from oci_image.flatten import flatten_image
+from oci_image.flatten import flatten, flatten_image
+from oci_image.layer import Layer
+from oci_image.pack import Changes, squash
+from oci_image.store import Store
 from oci_image.transports import Location, open_source
-from tests.lib.images import make_image, member, tar_of
+from tests.lib.images import digest, make_image, member, tar_of, unpack
 
 DIR, LINK, HARD = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
 
@@ -102,10 +109,50 @@ def test_metadata_is_kept(tmp_path: Path) -> None:
     assert (found["null"].devmajor, found["null"].devminor) == (1, 3)
 
 
-def test_sparse_files_are_written_out(tmp_path: Path) -> None:
-    info = member("f", pax_headers={"GNU.sparse.map": "3,2,3000000,1", "GNU.sparse.size": "3000005"})
-    content = merged(tmp_path, tar_of((info, b"abc")))["f"].content
-    assert content == bytes(3) + b"ab" + bytes(3000000 - 5) + b"c" + bytes(4)
+@pytest.mark.parametrize(
+    ("regions", "data"),
+    [
+        ([(3, 2), (3_000_000, 1)], b"abc"),  # behind it a hole
+        ([(0, 1), (3_000_004, 1)], b"ab"),
+        (
+            [(100, 1), (200, 1), (600, 0), (1023, 2), (9000, 3)],
+            b"abcdefg",
+        ),  # within one block, and over its end
+        ([(0, 0), (512, 512), (1024, 512), (3_000_005, 0)], b"x" * 1024),
+        ([], b""),
+    ],
+)
+@pytest.mark.parametrize("program", ["tar", "bsdtar", "umoci"])
+def test_holes_stay_holes_for_every_program(
+    tmp_path: Path, regions: list[tuple[int, int]], data: bytes, program: str
+) -> None:
+    words = ",".join(f"{offset},{length}" for offset, length in regions) or "3000005,0"
+    name = "d\u00e9/" + "f" * 120
+    info = member(name, pax_headers={"GNU.sparse.map": words, "GNU.sparse.size": "3000005"})
+    make_image(tmp_path / "l", "n", tar_of((info, data)))
+    wanted = bytearray(3_000_005)
+    for offset, length in regions:
+        wanted[offset : offset + length], data = data[:length], data[length:]
+    out = tmp_path / "out"
+    with Store.create(f"{tmp_path}/l") as store, store.importing() as session:
+        source = open_source(Location("oci", f"{tmp_path}/l"))
+        top = squash(source, source.find("n"), session, Changes())
+        with (tmp_path / "flat.tar").open("wb") as file:
+            flatten_image(source, source.find("n"), file.write)
+        session.set_name("squashed", top)
+        source.close()
+    assert (tmp_path / "flat.tar").stat().st_size < 20_000
+    if program == "umoci":
+        options = ["--rootless"] if os.geteuid() else []
+        command = ["umoci", "raw", "unpack", *options, "--image", f"{tmp_path}/l:squashed", str(out)]
+    else:
+        out.mkdir()
+        command = [program, "-C", str(out), "-xf", f"{tmp_path}/flat.tar"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (out / name).read_bytes() == wanted
+    unpack(tmp_path / "l", "squashed", tmp_path / "ours", single=True)
+    assert (tmp_path / "ours" / name).read_bytes() == wanted
+    assert (tmp_path / "ours" / name).stat().st_blocks * 512 < 100_000
 
 
 @pytest.mark.parametrize(
@@ -129,3 +176,25 @@ def test_sparse_files_are_written_out(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(tmp_path: Path, layer: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         merged(tmp_path, layer)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 1500)), max_size=8), st.integers(0, 2000))
+def test_a_sparse_file_keeps_its_content(parts: list[tuple[int, int]], end: int) -> None:
+    """parts: (bytes of a hole, bytes of data behind it)."""
+    content, data, regions = b"", b"", []
+    for hole, length in parts:
+        regions.append((len(content) + hole, length))
+        data += (piece := os.urandom(length))
+        content += bytes(hole) + piece
+    content += bytes(end)
+    words = ",".join(f"{offset},{length}" for offset, length in regions) or f"{len(content)},0"
+    records = {"GNU.sparse.map": words, "GNU.sparse.size": str(len(content))}
+    layer = tar_of((member("f", pax_headers=records), data))
+    out = io.BytesIO()
+    flatten([lambda: Layer(io.BytesIO(layer), digest(layer), "layer")], out.write, "image")
+    out.seek(0)
+    with tarfile.open(fileobj=out) as tar:
+        file = tar.extractfile("f")
+        assert file
+        assert file.read() == content

@@ -10,7 +10,6 @@ import pytest
 
 from oci_image import look
 from oci_image.cli import main
-from oci_image.cli.template import fill
 from oci_image.errors import ImageError
 from oci_image.transports import Location, open_source
 from tests.lib.images import make_image, make_index, tar_of
@@ -96,42 +95,6 @@ def test_verify_tells_what_is_wrong(tmp_path: Path, layers: tuple[bytes, ...]) -
     with pytest.raises(ImageError, match="tar"):
         look.verify(source, source.find("n"))
     source.close()
-
-
-@pytest.mark.parametrize(
-    ("template", "text"),
-    [
-        ("{{.digest}}", "sha256:0"),
-        ("{{ .config.os }}/{{.config.architecture}}", "linux/amd64"),
-        ("{{json .digest}}", '"sha256:0"'),
-        ("{{.list}}", '["a","b"]'),
-        ("{{.list.1}}", "b"),
-        ("{{.none}}", "null"),
-        ("plain", "plain"),
-    ],
-)
-def test_templates_are_filled(template: str, text: str) -> None:
-    document = {
-        "digest": "sha256:0",
-        "config": {"os": "linux", "architecture": "amd64"},
-        "list": ["a", "b"],
-        "none": None,
-    }
-    assert fill(template, document) == text
-
-
-@pytest.mark.parametrize(
-    ("template", "reason"),
-    [
-        ("{{range .list}}", "is not supported"),
-        ("{{.nosuch}}", "there is no nosuch; there is list"),
-        ("{{.list.7}}", "there is no 7"),
-        ("{{len .list}}", "is not supported"),
-    ],
-)
-def test_other_templates_are_refused(template: str, reason: str) -> None:
-    with pytest.raises(ImageError, match=reason):
-        fill(template, {"list": []})
 
 
 def test_inspect_takes_a_template(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

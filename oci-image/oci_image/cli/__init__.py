@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -49,9 +51,39 @@ a place: oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], di
 """
 
 
+class Ended(BaseException):
+    """A signal asks to end: what was half made is taken away first, as after an interrupt."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    raise Ended(signal.Signals(number))
+
+
 def command() -> NoReturn:
     """The command oci-image."""
+    _open_standard_files()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _end)
     sys.exit(main(sys.argv[1:]))
+
+
+def _open_standard_files() -> None:
+    """In the place of those that the caller closed, /dev/null: no blob may get the number of stderr."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, fd)  # an earlier one may have been closed as well
+            if null != fd:
+                os.close(null)
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a locale cannot write is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(argv: list[str]) -> int:
@@ -81,8 +113,10 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         words = [error.filename, error.strerror or str(error)]
         return _failed(arguments, ": ".join(_text(word) for word in words if word), 1)
+    except Ended as error:
+        return _failed(arguments, f"ended by {error.signal.name}", 128 + error.signal)
     except KeyboardInterrupt:
-        return _failed(arguments, "interrupted", 128 + 2)
+        return _failed(arguments, "interrupted", 128 + signal.SIGINT)
     except Exception as error:
         return _failed(arguments, f"internal error: {type(error).__name__}: {error}", 1)
 

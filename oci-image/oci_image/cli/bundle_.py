@@ -10,7 +10,7 @@ from oci_image import bundle
 from oci_image.cli import common
 from oci_image.cli.import_ import command_words
 from oci_image.cli.progress import Bar
-from oci_image.cli.unpack_ import add_rootless, id_maps, tell_left_out
+from oci_image.cli.unpack_ import MADE, add_rootless, id_maps, made, tell_left_out
 from oci_image.conversion import Overrides
 from oci_image.drivers import AUTO, choose
 from oci_image.errors import ImageError, printable
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--terminal", action="store_true", help="the process gets a terminal")
     parser.add_argument("--read-only", action="store_true", help="the root file system is read-only")
     parser.add_argument("--host-network", action="store_true", help="no network namespace")
+    common.add_json(parser, f"{MADE}, droppedLabels: those that are reserved")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         descriptor = resolve(source, top, common.platform(arguments))
         snapshots = _snapshots(arguments, maps)
-        made = bundle.make(
+        bundled = bundle.make(
             bar.watch(source, descriptor),
             descriptor,
             arguments.directory,
@@ -88,10 +89,13 @@ def run(arguments: argparse.Namespace) -> int:
         if snapshots:
             snapshots.close()
         source.close()
-    tell_left_out(made.left_out)
-    for label in made.dropped:
+    tell_left_out(bundled.left_out)
+    for label in bundled.dropped:
         where = f"label {label}"
         sys.stderr.write(f"oci-image: {ImageError(where, 'is reserved, it does not become an annotation')}\n")
+    if arguments.json:
+        told = made(arguments, descriptor, bundled.left_out)
+        common.print_json({**told, "droppedLabels": bundled.dropped})
     return 0
 
 

@@ -1,19 +1,60 @@
-"""The options that change the config of an image, for config, commit and append."""
+"""What the verbs share that make an image in the store: its name and the changes of its config."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from oci_image.cli import common
 from oci_image.cli.import_ import command_words
+from oci_image.cli.progress import Bar
+from oci_image.deflate import COMPRESSIONS
 from oci_image.errors import ImageError
 from oci_image.pack import Changes
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
     from typing import Any
 
+    from oci_image.descriptor import Descriptor
+    from oci_image.store import Import, Store
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_arguments(parser: argparse.ArgumentParser, packs: bool = True) -> None:
+    """NAME and all options of the new image; packs: one of its layers is compressed here."""
+    parser.add_argument("name", metavar="NAME", help="of the new image in the store; the old one's will do")
+    if packs:
+        text = "of the new layer (default: %(default)s)"
+        parser.add_argument("--compression", choices=COMPRESSIONS, default="gzip", help=text)
+    common.add_json(parser, "name and digest of the new image")
+    _add_changes(parser)
+
+
+class NewImage:
+    """The store while an image comes into it; made is to become the image's descriptor."""
+
+    def __init__(self, store: Store, session: Import, bar: Bar) -> None:
+        self.store = store
+        self.session = session
+        self.bar = bar
+        self.made: Descriptor | None = None
+
+
+@contextmanager
+def new_image(arguments: argparse.Namespace) -> Iterator[NewImage]:
+    """Gives what the block made the NAME of the command line, and prints it."""
+    name = common.store_name(arguments.name)
+    with common.open_store(arguments) as store, store.importing() as session:
+        with Bar() as bar:
+            new = NewImage(store, session, bar)
+            yield new
+        assert new.made
+        session.set_name(name, new.made)
+    common.tell_made(arguments, name, new.made)
+
+
+def _add_changes(parser: argparse.ArgumentParser) -> None:
     command = 'a JSON array ["/bin/tool", "-x"], or a line for /bin/sh; [] takes it away'
     group = parser.add_argument_group("changes of the config")
     group.add_argument("--entrypoint", metavar="COMMAND", help=command)

@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from oci_image import platforms, reference
 from oci_image.errors import ImageError, NotInStore, printable
+from oci_image.newfile import STDOUT
 from oci_image.store import Store
 from oci_image.transports import OCI, Location, open_source, parse_location
 from ocirt.spec.jsontext import dumps
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
     from oci_image.descriptor import Descriptor
     from oci_image.platforms import Platform
     from oci_image.transports import Source
 
+# For help: what --format of a verb that lists takes.
+ROW_FORMAT = 'a Go template for each row, after "table " in columns; members are those of --json'
 GAP = 3
 SHORT = 12  # digits of a digest that people are shown
 _DIGEST = re.compile(r"(sha256:)?[0-9a-f]{6,64}")
@@ -77,6 +81,16 @@ def find(arguments: argparse.Namespace, text: str) -> tuple[Source, Descriptor]:
     return open_source(Location(OCI, store_path(arguments))), descriptor
 
 
+@contextmanager
+def found(arguments: argparse.Namespace, text: str) -> Iterator[tuple[Source, Descriptor]]:
+    """What find() gives, for a with statement, which closes the source."""
+    source, top = find(arguments, text)
+    try:
+        yield source, top
+    finally:
+        source.close()
+
+
 def find_in_store(store: Store, text: str) -> Descriptor:
     """The image of the store that text names, else the one whose digest begins so."""
     try:
@@ -100,8 +114,26 @@ def names_for_people(name: str) -> str:
         return name
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
+def add_json(parser: argparse._ActionsContainer, what: str = "") -> None:
+    """--json; what, for the help, are the members of the object or list that is printed."""
+    parser.add_argument("--json", action="store_true", help=f"print JSON: {what}" if what else "print JSON")
+
+
+def add_output(parser: argparse.ArgumentParser, what: str, members: str) -> None:
+    """--output, which is stdout unless a file is named, and --json, which needs stdout for itself."""
+    text = f"{what} (default: stdout)"
+    parser.add_argument("-o", "--output", metavar="FILE", default=STDOUT, help=text)
+    add_json(parser, f"{members}; needs --output FILE")
+
+
+def check_output(arguments: argparse.Namespace, what: str) -> None:
+    """Raises ImageError where what, the content of --output, would spoil a terminal or meet JSON."""
+    if arguments.output != STDOUT:
+        return
+    if arguments.json:
+        raise ImageError("--json", f"stdout is taken by {what}: --output FILE")
+    if sys.stdout.isatty():
+        raise ImageError("stdout", f"is a terminal, which {what} would spoil: --output FILE")
 
 
 def add_platform(parser: argparse.ArgumentParser, every: bool = False) -> None:
@@ -116,8 +148,22 @@ def platform(arguments: argparse.Namespace) -> Platform | None:
     return platforms.parse(arguments.platform) if arguments.platform else None
 
 
+def print_names(done: str, images: list[dict[str, Any]]) -> None:
+    """A line for each name of images (names, digest), or for the digest of one without a name."""
+    for one in images:
+        for name in one["names"] or [one["digest"]]:
+            print(f"{done}: {printable(names_for_people(str(name)))}")
+
+
 def print_json(value: Any) -> None:
     sys.stdout.write(dumps(value, "  ") + "\n")
+
+
+def shown(text: str) -> str:
+    """text of an image's author: on a terminal without what would control it, elsewhere as it is."""
+    if not sys.stdout.isatty():
+        return text
+    return "".join(letter if letter in "\n\t" else printable(letter) for letter in text)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

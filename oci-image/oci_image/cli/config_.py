@@ -14,22 +14,14 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE")
-    parser.add_argument("name", metavar="NAME", help="of the new image in the store; IMAGE's own will do")
     common.add_platform(parser)
-    changes.add_arguments(parser)
-    common.add_json(parser)
+    changes.add_arguments(parser, packs=False)
 
 
 def run(arguments: argparse.Namespace) -> int:
     wanted = changes.of(arguments, "oci-image config")
-    name = common.store_name(arguments.name)
-    source, top = common.find(arguments, arguments.image)
-    try:
+    with common.found(arguments, arguments.image) as (source, top), changes.new_image(arguments) as new:
         base = resolve(source, top, common.platform(arguments))
-        with common.open_store(arguments) as store, store.importing() as session:
-            made = derive(source, base, store, session, wanted)
-            session.set_name(name, made)
-    finally:
-        source.close()
-    common.tell_made(arguments, name, made)
+        watched = new.bar.watch(source, base, has=new.store.has)
+        new.made = derive(watched, base, new.store, new.session, wanted)
     return 0

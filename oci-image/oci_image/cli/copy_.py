@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from oci_image import transfer
@@ -22,27 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep docker's media types in an image layout, where few other programs read them",
     )
-    common.add_json(parser)
+    common.add_json(parser, "target, digest and mediaType")
 
 
 def run(arguments: argparse.Namespace) -> int:
     target = common.location(arguments, arguments.target)
-    source, top = common.find(arguments, arguments.source)
-    bar = Bar()
-    try:
-        sink = open_sink(target)
-        try:
-            platform = common.platform(arguments)
+    platform = common.platform(arguments)
+    with common.found(arguments, arguments.source) as (source, top), closing(open_sink(target)) as sink:
+        with Bar() as bar:
             options = transfer.Options(platform, arguments.all, arguments.preserve_digests, bar.blob)
             watched = bar.watch(source, top, platform, arguments.all)
             names = (target.name,) if target.name else ()
             copied = transfer.copy(watched, sink, top, names, options)
             sink.commit()
-        finally:
-            sink.close()
-    finally:
-        bar.end()
-        source.close()
     if arguments.json:
         common.print_json(
             {"target": str(target), "digest": copied["digest"], "mediaType": copied["mediaType"]}

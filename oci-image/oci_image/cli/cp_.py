@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-L", "--follow-link", action="store_true", help="follow a symlink that is SOURCE")
     parser.add_argument("--name", metavar="NAME", help="of the image that is made (default: TARGET's own)")
     common.add_platform(parser)
+    common.add_json(parser, "source and target, name and digest of an image that is made; not beside TARGET -")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ImageError("cp", "neither SOURCE nor TARGET is IMAGE:/PATH or bundle:DIR:/PATH")
     if arguments.name and target.kind != IMAGE:
         raise ImageError("--name", "means nothing where TARGET is no image")
+    if target.kind == STREAM and arguments.json:
+        raise ImageError("--json", "stdout is taken by a tar stream")
     if target.kind == STREAM and sys.stdout.isatty():
         raise ImageError("stdout", "is a terminal, which a tar stream would spoil")
     enter_if_subordinate([end.where for end in (source, target) if end.kind == BUNDLE])
@@ -69,7 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
         name = _read(arguments, source, spool)
         spool.seek(0)
         contents = source.path.endswith(b"/.") or source.path == b"."
-        _WRITE[target.kind](arguments, target, spool, name, contents)
+        made = _WRITE[target.kind](arguments, target, spool, name, contents)
+    if arguments.json:
+        common.print_json({"source": arguments.source, "target": arguments.target, **made})
+    elif made:
+        print(made["digest"])
     return 0
 
 
@@ -144,15 +151,16 @@ def _opened(path: bytes) -> Iterator[int]:
 
 def _to_stream(
     arguments: argparse.Namespace, end: End, spool: BinaryIO, name: bytes | None, contents: bool
-) -> None:
+) -> dict[str, str]:
     nothing = ImageTree(Node(None, 0), "")
     target = Target(nothing, b".", archive=True, image=False)
     write_incoming(Incoming(spool, name, contents, target), sys.stdout.buffer.write)
+    return {}
 
 
 def _to_host(
     arguments: argparse.Namespace, end: End, spool: BinaryIO, name: bytes | None, contents: bool
-) -> None:
+) -> dict[str, str]:
     if os.path.isdir(end.path):
         parent, path = end.path, b"."
     else:
@@ -164,14 +172,16 @@ def _to_host(
         owner = (os.geteuid(), os.getegid()) if root else (0, 0)  # the user's, to an Extractor for one user
         target = Target(HostTree(fd, os.fsdecode(parent)), path, owner, arguments.archive, image=False)
         _extract(fd, Incoming(spool, name, contents, target), os.fsdecode(end.path), Policy(single=not root))
+    return {}
 
 
 def _to_bundle(
     arguments: argparse.Namespace, end: End, spool: BinaryIO, name: bytes | None, contents: bool
-) -> None:
+) -> dict[str, str]:
     with bundle.opened_root(end.where) as (root_fd, record):
         target = Target(HostTree(root_fd, end.where), end.path, archive=arguments.archive)
         _extract(root_fd, Incoming(spool, name, contents, target), end.where, bundle.policy_of(record))
+    return {}
 
 
 def _extract(root_fd: int, incoming: Incoming, where: str, policy: Policy) -> None:
@@ -186,7 +196,7 @@ def _extract(root_fd: int, incoming: Incoming, where: str, policy: Policy) -> No
 
 def _to_image(
     arguments: argparse.Namespace, end: End, spool: BinaryIO, name: bytes | None, contents: bool
-) -> None:
+) -> dict[str, str]:
     with common.open_store(arguments) as store:
         made_name = _name_for(arguments, end.where, store)
         source, descriptor = _image(arguments, end.where)
@@ -201,7 +211,7 @@ def _to_image(
                 session.set_name(made_name, made)
         finally:
             source.close()
-    print(made["digest"])
+    return {"name": made_name, "digest": made["digest"]}
 
 
 def _name_for(arguments: argparse.Namespace, where: str, store: Store) -> str:

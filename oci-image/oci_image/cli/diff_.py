@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="a bundle")
-    common.add_json(parser)
+    common.add_json(parser, "a list with kind (A, C or D) and path")
 
 
 def run(arguments: argparse.Namespace) -> int:

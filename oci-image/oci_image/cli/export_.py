@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from oci_image.cli import common
-from oci_image.errors import ImageError
+from oci_image.cli.progress import Bar
+from oci_image.digest import new_hash
 from oci_image.flatten import flatten_image
+from oci_image.newfile import NewFile
 from oci_image.transfer import resolve
 
 if TYPE_CHECKING:
@@ -17,30 +18,27 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE")
-    parser.add_argument("-o", "--output", metavar="FILE", default="-", help="the tar file (default: stdout)")
+    common.add_output(parser, "the tar file", "output, its size and diffId, digest of the manifest")
     common.add_platform(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.output == "-" and sys.stdout.isatty():
-        raise ImageError("stdout", "is a terminal, which a tar file would spoil: --output FILE")
-    source, top = common.find(arguments, arguments.image)
-    try:
+    common.check_output(arguments, "a tar file")
+    hashed = new_hash()
+    size = 0
+
+    def write(data: bytes) -> None:
+        nonlocal size
+        size += len(data)
+        hashed.update(data)
+        new.file.write(data)
+
+    with common.found(arguments, arguments.image) as (source, top), Bar() as bar:
         descriptor = resolve(source, top, common.platform(arguments))
-        if arguments.output == "-":
-            flatten_image(source, descriptor, sys.stdout.buffer.write)
-            sys.stdout.buffer.flush()
-            return 0
-        temporary = f"{arguments.output}.{os.getpid()}.tmp"
-        with open(temporary, "xb") as file:
-            try:
-                flatten_image(source, descriptor, file.write)
-                file.flush()
-                os.fsync(file.fileno())
-                os.rename(temporary, arguments.output)
-            except BaseException:
-                os.unlink(temporary)
-                raise
-    finally:
-        source.close()
+        with closing(NewFile(arguments.output)) as new:
+            flatten_image(bar.watch(source, descriptor, times=2), descriptor, write)
+            new.commit()
+    if arguments.json:
+        told = {"size": size, "diffId": f"sha256:{hashed.hexdigest()}", "digest": descriptor["digest"]}
+        common.print_json({"output": arguments.output, **told})
     return 0

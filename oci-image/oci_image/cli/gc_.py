@@ -10,6 +10,7 @@ from oci_image import gc
 from oci_image.bundle import used_chains
 from oci_image.cli import common
 from oci_image.cli.bundle_ import snapshots_path
+from oci_image.cli.progress import Bar
 from oci_image.snapshots import needed_chains, opened
 from oci_image.transports import OCI, Location, open_source
 
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
-    common.add_json(parser)
+    common.add_json(parser, "blobs, bytes and temporary files that were removed, snapshots: layers")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with common.open_store(arguments) as store:
+    with common.open_store(arguments) as store, Bar() as bar:
         try:
-            done = gc.collect(store, wait=False, dry_run=arguments.dry_run)
+            done = gc.collect(store, wait=False, dry_run=arguments.dry_run, progress=bar.add)
         except BlockingIOError:
             sys.stderr.write("oci-image: waiting for an import that is running\n")
-            done = gc.collect(store, dry_run=arguments.dry_run)
+            done = gc.collect(store, dry_run=arguments.dry_run, progress=bar.add)
         images = [descriptor for _, descriptor in store.images()]
     snapshots = 0 if arguments.dry_run else _collect_snapshots(arguments, images)
     if arguments.json:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from oci_image import reference
 from oci_image.cli import common
 from oci_image.descriptor import INDEXES, is_image
 from oci_image.errors import ImageError
+from oci_image.look import documents_of
 from oci_image.platforms import of_document
-from oci_image.transfer import read_config, read_document
+from oci_image.transfer import read_config
 from oci_image.transports import OCI, Location, open_source
 
 if TYPE_CHECKING:
@@ -20,8 +22,11 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_json(parser)
-    parser.add_argument("-q", "--quiet", action="store_true", help="print digests alone")
+    how = parser.add_mutually_exclusive_group()
+    common.add_json(how, "a list with name, digest, mediaType, platforms, created, size, error if damaged")
+    names = "ID Repository Tag Digest CreatedAt Size"
+    how.add_argument("--format", metavar="TEMPLATE", help=f"{common.ROW_FORMAT}, and docker's {names}")
+    how.add_argument("-q", "--quiet", action="store_true", help="print digests alone")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,6 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
     rows.sort(key=lambda row: (row["name"] == "", row["name"]))
     if arguments.json:
         common.print_json(rows)
+    elif arguments.format is not None:
+        from oci_image.cli.template import print_rows  # most calls do without
+
+        print_rows(arguments.format, [{**row, **_as_docker(row)} for row in rows])
     elif arguments.quiet:
         for digest in dict.fromkeys(row["digest"] for row in rows):
             print(digest)
@@ -55,27 +64,37 @@ def _describe(source: Source, name: str, descriptor: Descriptor) -> dict[str, An
     return row
 
 
-def _look(source: Source, descriptor: Descriptor, blobs: dict[str, int]) -> tuple[list[str], str]:
-    _, document = read_document(source, descriptor)
-    if descriptor["mediaType"] in INDEXES:
-        platforms = []
-        created = ""
-        for child in document["manifests"]:
-            blobs[child["digest"]] = child["size"]
-            try:
-                found, when = _look(source, child, blobs)
-            except ImageError:
-                del blobs[child["digest"]]
-                continue  # an index may list images that were not copied
-            platforms += found
-            created = max(created, when)
-        return platforms, created
-    for blob in (document["config"], *document["layers"]):
-        blobs[blob["digest"]] = blob["size"]
-    if not is_image(document):
-        return [], ""
-    config = read_config(source, document)
-    return [str(of_document(config))], config.get("created") or ""
+def _as_docker(row: dict[str, Any]) -> dict[str, str]:
+    """A row under the names of docker images --format."""
+    try:
+        name = reference.parse(row["name"])
+        repository, tag = name._replace(tag="", digest="").familiar, name.tag
+    except ImageError:  # a layout of another program may hold any name, or none
+        repository, tag = row["name"], ""
+    return {
+        "ID": common.short(row["digest"]),
+        "Repository": repository or "<none>",
+        "Tag": tag or "<none>",
+        "Digest": row["digest"],
+        "CreatedAt": row["created"],
+        "Size": common.size_text(row["size"]),
+    }
+
+
+def _look(source: Source, top: Descriptor, blobs: dict[str, int]) -> tuple[list[str], str]:
+    """(platforms, when the newest image was made); blobs gets the sizes of all that is there."""
+    platforms = []
+    created = ""
+    for descriptor, document in documents_of(source, top):
+        blobs[descriptor["digest"]] = descriptor["size"]
+        if descriptor["mediaType"] in INDEXES:
+            continue
+        blobs |= {blob["digest"]: blob["size"] for blob in (document["config"], *document["layers"])}
+        if is_image(document):
+            config = read_config(source, document)
+            platforms.append(str(of_document(config)))
+            created = max(created, config.get("created") or "")
+    return platforms, created
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from oci_image import platforms
 from oci_image.cli import common
+from oci_image.cli.progress import Bar
+from oci_image.deflate import COMPRESSIONS
 from oci_image.errors import ImageError
-from oci_image.pack import COMPRESSIONS
 from oci_image.rootfs import import_rootfs
 from oci_image.store import FdReader, Store
 from oci_image.transports import OCI
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", metavar="USER[:GROUP]")
     parser.add_argument("--workdir", metavar="DIR")
     parser.add_argument("--label", metavar="NAME=VALUE", action="append", help="may be given several times")
-    common.add_json(parser)
+    common.add_json(parser, "name and digest of the new image")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,22 +59,19 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         fd = os.open(arguments.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
     where = "stdin" if arguments.file == "-" else arguments.file
-    with Store.create(target.path if target else common.store_path(arguments)) as store:
-        with store.importing() as session:
-            reader = FdReader(fd)
-            try:
-                descriptor = import_rootfs(
-                    session,
-                    reader,
-                    where,
-                    platform,
-                    run_config,
-                    compression=arguments.compression,
-                    comment=arguments.comment,
-                )
-            finally:
-                reader.close()
-            session.set_name(target.name if target else "", descriptor)
+    layout = target.path if target else common.store_path(arguments)
+    with closing(FdReader(fd)) as reader, Store.create(layout) as store, store.importing() as session:
+        with Bar() as bar:
+            descriptor = import_rootfs(
+                session,
+                bar.reader(reader, fd),
+                where,
+                platform,
+                run_config,
+                compression=arguments.compression,
+                comment=arguments.comment,
+            )
+        session.set_name(target.name if target else "", descriptor)
     if arguments.json:
         common.print_json({"name": target.name if target else "", "digest": descriptor["digest"]})
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from oci_image import reference, transfer
@@ -21,38 +22,29 @@ STDIN = "/dev/stdin"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", "--input", metavar="FILE", default="-", help="the archive (default: stdin)")
     common.add_platform(parser, every=True)
-    common.add_json(parser)
+    common.add_json(parser, "a list of the images with names and digest")
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.input == "-" and sys.stdin.isatty():
         raise ImageError("stdin", "is a terminal, not an archive: --input FILE")
     path = STDIN if arguments.input == "-" else arguments.input
-    source = open_source(Location(DOCKER_ARCHIVE, path))  # reads OCI archives as well
-    bar = Bar()
     platform = common.platform(arguments)
-    options = transfer.Options(platform, arguments.all, progress=bar.blob)
     loaded: list[dict[str, Any]] = []
-    try:
-        sink = open_sink(Location(OCI, common.store_path(arguments)))
-        try:
-            for image in source.images():
-                names = tuple(_store_name(name, path) for name in image.names)
-                watched = bar.watch(source, image.descriptor, platform, arguments.all)
-                copied = transfer.copy(watched, sink, image.descriptor, names, options)
-                loaded.append({"names": list(names), "digest": copied["digest"]})
-            sink.commit()
-        finally:
-            sink.close()
-    finally:
-        bar.end()
-        source.close()
+    archive = Location(DOCKER_ARCHIVE, path)  # OCI archives are read as well
+    store = Location(OCI, common.store_path(arguments))
+    with closing(open_source(archive)) as source, closing(open_sink(store)) as sink, Bar() as bar:
+        options = transfer.Options(platform, arguments.all, progress=bar.blob)
+        for image in source.images():
+            names = tuple(_store_name(name, path) for name in image.names)
+            watched = bar.watch(source, image.descriptor, platform, arguments.all)
+            copied = transfer.copy(watched, sink, image.descriptor, names, options)
+            loaded.append({"names": list(names), "digest": copied["digest"]})
+        sink.commit()
     if arguments.json:
         common.print_json(loaded)
         return 0
-    for one in loaded:
-        for name in one["names"] or [one["digest"]]:
-            print(f"loaded: {common.names_for_people(str(name))}")
+    common.print_names("loaded", loaded)
     return 0
 
 

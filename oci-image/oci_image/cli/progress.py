@@ -1,8 +1,9 @@
-"""A bar on stderr while blobs are read, where stderr is a terminal; nothing elsewhere."""
+"""A bar on stderr while long work goes on, where stderr is a terminal; nothing elsewhere."""
 
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from oci_image.look import manifests
 from oci_image.transfer import read_document, resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oci_image.descriptor import Descriptor
     from oci_image.digest import Reader
     from oci_image.platforms import Platform
@@ -22,7 +25,10 @@ WIDTH = 30
 
 
 class Bar:
-    """Counts the bytes of the blobs that are read through watch()'s sources."""
+    """Counts bytes of work; use it in a with statement, which takes the bar away.
+
+    As long as nothing says how many are expected, it shows how many were done.
+    """
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
@@ -30,22 +36,43 @@ class Bar:
         self._begin = self._last = time.monotonic()
 
     def watch(
-        self, source: Source, top: Descriptor, platform: Platform | None = None, every: bool = False
+        self,
+        source: Source,
+        top: Descriptor,
+        platform: Platform | None = None,
+        every: bool = False,
+        times: int = 1,
+        has: Callable[[Descriptor], bool] = lambda _: False,
     ) -> Source:
-        """source, whose blobs are counted; an image of it (with every, all of an index) is expected."""
+        """source, whose blobs are counted; those of an image of it (with every, all of an index) are
+        expected as often as they are going to be read, but for layers that the target has.
+        """
         if not self._shown:
             return source
         if every:
             documents = [manifest for _, manifest in manifests(source, top)]
         else:
             documents = [read_document(source, resolve(source, top, platform))[1]]
-        self._total += sum(blob["size"] for one in documents for blob in (one["config"], *one["layers"]))
+        for one in documents:
+            layers = sum(blob["size"] for blob in one["layers"] if not has(blob))
+            self.expect(one["config"]["size"] + times * layers)
         return _Watched(source, self)
+
+    def reader(self, reader: Reader, fd: int = -1) -> Reader:
+        """reader, whose bytes are counted; with the fd of a regular file, all of its bytes are expected."""
+        if not self._shown:
+            return reader
+        if fd >= 0 and stat.S_ISREG((status := os.fstat(fd)).st_mode):
+            self.expect(status.st_size)
+        return _Counted(reader, self)
 
     def blob(self, descriptor: Descriptor, there: bool) -> None:
         """As transfer.Options.progress: a blob that need not be read counts as well."""
         if there:
             self.add(descriptor["size"])
+
+    def expect(self, size: int) -> None:
+        self._total += size
 
     def add(self, size: int) -> None:
         self._done += size
@@ -55,10 +82,12 @@ class Bar:
             self._draw(now)
 
     def _draw(self, now: float) -> None:
-        part = min(1.0, self._done / self._total) if self._total else 0.0
-        bar = ("=" * int(part * WIDTH) + ">").ljust(WIDTH + 1)
-        rate = size_text(int(self._done / max(now - self._begin, 0.001)))
-        text = f"[{bar}] {part:4.0%}  {size_text(self._done)} of {size_text(self._total)}  {rate}/s"
+        rate = f"{size_text(int(self._done / max(now - self._begin, 0.001)))}/s"
+        text = f"{size_text(self._done)}  {rate}"
+        if self._total:
+            part = min(1.0, self._done / self._total)
+            bar = ("=" * int(part * WIDTH) + ">").ljust(WIDTH + 1)
+            text = f"[{bar}] {part:4.0%}  {size_text(self._done)} of {size_text(self._total)}  {rate}"
         sys.stderr.write(f"\r\033[K{text[: _columns() - 1]}")
         sys.stderr.flush()
 
@@ -67,6 +96,12 @@ class Bar:
         if self._shown:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
 
 def _columns() -> int:

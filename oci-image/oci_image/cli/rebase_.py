@@ -17,26 +17,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("old", metavar="OLD-BASE", help="an image whose layers IMAGE begins with")
     parser.add_argument("new", metavar="NEW-BASE", help="the image to take in its place")
-    parser.add_argument("name", metavar="NAME", help="of the new image in the store; IMAGE's own will do")
     common.add_platform(parser)
-    changes.add_arguments(parser)
-    common.add_json(parser)
+    changes.add_arguments(parser, packs=False)
 
 
 def run(arguments: argparse.Namespace) -> int:
     wanted = changes.of(arguments, "oci-image rebase")
-    name = common.store_name(arguments.name)
     platform = common.platform(arguments)
     with ExitStack() as opened:
-        found = []
+        bases = []
         for text in (arguments.image, arguments.old, arguments.new):
-            source, top = common.find(arguments, text)
-            opened.callback(source.close)
-            found.append(Base(source, resolve(source, top, platform)))
-        image, old, new = found
-        store = opened.enter_context(common.open_store(arguments))
-        session = opened.enter_context(store.importing())
-        made = rebase(image.source, image.image, old, new, store, session, wanted)
-        session.set_name(name, made)
-    common.tell_made(arguments, name, made)
+            source, top = opened.enter_context(common.found(arguments, text))
+            bases.append(Base(source, resolve(source, top, platform)))
+        made = opened.enter_context(changes.new_image(arguments))
+        has = made.store.has
+        image, old, new = (Base(made.bar.watch(*base, has=has), base.image) for base in bases)
+        made.made = rebase(image.source, image.image, old, new, made.store, made.session, wanted)
     return 0

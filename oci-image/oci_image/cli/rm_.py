@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "a name, or the beginning of a digest: then all names of the image"
     parser.add_argument("images", metavar="IMAGE", nargs="+", help=text)
-    common.add_json(parser)
+    common.add_json(parser, "a list with names that were taken away and digest")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,7 +35,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         common.print_json(removed)
         return 0
-    for one in removed:
-        for name in one["names"] or [one["digest"]]:
-            print(f"removed: {common.names_for_people(str(name))}")
+    common.print_names("removed", removed)
     return 0

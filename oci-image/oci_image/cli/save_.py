@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from oci_image import transfer
 from oci_image.cli import common
 from oci_image.cli.progress import Bar
-from oci_image.errors import ImageError
 from oci_image.transports import DOCKER_ARCHIVE, OCI_ARCHIVE, Location, open_sink, parse_location
 
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
 FORMATS = {"docker": DOCKER_ARCHIVE, "oci": OCI_ARCHIVE}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="+")
-    parser.add_argument("-o", "--output", metavar="FILE", default="-", help="the archive (default: stdout)")
+    common.add_output(parser, "the archive", "output, format, images: a list with names and digest")
     text = "docker: docker load and podman load read it (default); oci: an image layout alone"
     parser.add_argument("--format", choices=FORMATS, default="docker", help=text)
     common.add_platform(parser, every=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.output == "-" and sys.stdout.isatty():
-        raise ImageError("stdout", "is a terminal, which an archive would spoil: --output FILE")
-    bar = Bar()
+    common.check_output(arguments, "an archive")
     platform = common.platform(arguments)
-    options = transfer.Options(platform, arguments.all, progress=bar.blob)
-    sink = open_sink(Location(FORMATS[arguments.format], arguments.output))
-    try:
+    saved: list[dict[str, Any]] = []
+    with closing(open_sink(Location(FORMATS[arguments.format], arguments.output))) as sink, Bar() as bar:
+        options = transfer.Options(platform, arguments.all, progress=bar.blob)
         for text in arguments.images:
-            source, top = common.find(arguments, text)
-            try:
+            with common.found(arguments, text) as (source, top):
                 watched = bar.watch(source, top, platform, arguments.all)
-                transfer.copy(watched, sink, top, _names(text, top["digest"]), options)
-            finally:
-                source.close()
+                names = _names(text, top["digest"])
+                copied = transfer.copy(watched, sink, top, names, options)
+                saved.append({"names": list(names), "digest": copied["digest"]})
         sink.commit()
-    finally:
-        bar.end()
-        sink.close()
+    if arguments.json:
+        told = {"output": arguments.output, "format": arguments.format, "images": saved}
+        common.print_json(told)
     return 0
 
 

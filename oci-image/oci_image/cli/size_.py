@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_json(parser)
+    common.add_json(parser, "a list with name, digest, own and shared bytes")
 
 
 def run(arguments: argparse.Namespace) -> int:

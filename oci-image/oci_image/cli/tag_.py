@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="a name in the store or the beginning of a digest")
     parser.add_argument("names", metavar="NAME", nargs="+")
+    common.add_json(parser, "a list of the new names with name and digest")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,4 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
         descriptor = common.find_in_store(store, arguments.image)
         for name in names:
             session.set_name(str(name), descriptor)
+    if arguments.json:
+        common.print_json([{"name": str(name), "digest": descriptor["digest"]} for name in names])
     return 0

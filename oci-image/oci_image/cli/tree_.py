@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_json(parser)
+    common.add_json(parser, "a list of layers with chainId, diffId, size, layers above it and images")
 
 
 def run(arguments: argparse.Namespace) -> int:

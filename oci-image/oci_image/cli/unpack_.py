@@ -16,6 +16,11 @@ from oci_image.userns import Maps, enter, parse
 
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
+
+    from oci_image.descriptor import Descriptor
+
+MADE = "directory, digest of the manifest, leftOut: what is not as in the image and how often"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="is made; an empty directory will do")
     common.add_platform(parser)
     add_rootless(parser)
+    common.add_json(parser, MADE)
 
 
 def add_rootless(parser: argparse.ArgumentParser) -> None:
@@ -59,17 +65,19 @@ def run(arguments: argparse.Namespace) -> int:
         policy = Policy(unprivileged=True)
     else:
         policy = Policy(single=arguments.rootless, maps=maps)
-    source, top = common.find(arguments, arguments.image)
-    bar = Bar()
-    try:
+    with common.found(arguments, arguments.image) as (source, top), Bar() as bar:
         descriptor = resolve(source, top, common.platform(arguments))
         with new_directory(arguments.directory) as (_, fd):
             _, left_out = apply_image(bar.watch(source, descriptor), descriptor, fd, policy)
-    finally:
-        bar.end()
-        source.close()
     tell_left_out(left_out)
+    if arguments.json:
+        common.print_json(made(arguments, descriptor, left_out))
     return 0
+
+
+def made(arguments: argparse.Namespace, descriptor: Descriptor, left_out: dict[str, int]) -> dict[str, Any]:
+    """What --json prints of a directory that was made."""
+    return {"directory": arguments.directory, "digest": descriptor["digest"], "leftOut": left_out}
 
 
 def tell_left_out(left_out: dict[str, int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oci_image.cli import common
+from oci_image.cli.progress import Bar
 from oci_image.look import verify
 
 if TYPE_CHECKING:
@@ -13,17 +14,15 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="+")
-    common.add_json(parser)
+    common.add_json(parser, "a list with image, digest and blobs: how many were read")
 
 
 def run(arguments: argparse.Namespace) -> int:
     verified = []
     for text in arguments.images:
-        source, top = common.find(arguments, text)
-        try:
-            verified.append({"image": text, "digest": top["digest"], "blobs": verify(source, top)})
-        finally:
-            source.close()
+        with common.found(arguments, text) as (source, top), Bar() as bar:
+            count = verify(bar.watch(source, top, every=True), top)
+            verified.append({"image": text, "digest": top["digest"], "blobs": count})
     if arguments.json:
         common.print_json(verified)
         return 0

@@ -244,6 +244,8 @@ class DockerArchive:
         self._archive = archive
         self._names: dict[str, str] = {}  # digest → member
         self._made: dict[str, bytes] = {}  # digest → manifest
+        self._configs: dict[str, tuple[bytes, dict[str, Any]]] = {}  # by member, as are digests
+        self._digests: dict[str, str] = {}  # of what may be named more than once
         self._images = [self._image(i, entry) for i, entry in enumerate(self._entries())]
 
     def _entries(self) -> list[dict[str, Any]]:
@@ -266,8 +268,10 @@ class DockerArchive:
     def _image(self, number: int, entry: dict[str, Any]) -> Image:
         config_name = _normal(entry["Config"].encode())
         where = f"{self.where}: {config_name}"
-        data = self._archive.read(config_name, MAX_CONFIG)
-        config = documents.check_config(documents.parse(data, where), where)
+        if config_name not in self._configs:
+            data = self._archive.read(config_name, MAX_CONFIG)
+            self._configs[config_name] = data, documents.check_config(documents.parse(data, where), where)
+        data, config = self._configs[config_name]
         layer_names = [_normal(name.encode()) for name in entry.get("Layers") or ()]
         diff_ids = config["rootfs"].get("diff_ids") or []
         if len(layer_names) != len(diff_ids):
@@ -300,13 +304,15 @@ class DockerArchive:
         return {"mediaType": media_type, "digest": digest, "size": size}
 
     def _digest(self, name: str) -> str:
-        reader = self._archive.open(name)
-        hashed = new_hash()
-        try:
-            copy_stream(reader, hashed.update)
-        finally:
-            reader.close()
-        return f"sha256:{hashed.hexdigest()}"
+        if name not in self._digests:
+            reader = self._archive.open(name)
+            hashed = new_hash()
+            try:
+                copy_stream(reader, hashed.update)
+            finally:
+                reader.close()
+            self._digests[name] = f"sha256:{hashed.hexdigest()}"
+        return self._digests[name]
 
     def images(self) -> list[Image]:
         return self._images

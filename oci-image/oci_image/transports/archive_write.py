@@ -6,7 +6,6 @@ versions of docker, podman and skopeo read that, newer ones the layout.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from oci_image import descriptor as documents
@@ -14,6 +13,7 @@ from oci_image import reference, tarwrite
 from oci_image.descriptor import INDEXES, OCI_INDEX, REF_NAME
 from oci_image.digest import CHUNK
 from oci_image.errors import ImageError
+from oci_image.newfile import NewFile
 from oci_image.store import CONTAINERD_NAME, INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION, blob_path
 from oci_image.tarstream import DIRECTORY
 
@@ -23,28 +23,20 @@ if TYPE_CHECKING:
     from oci_image.descriptor import Descriptor
     from oci_image.digest import Reader
 
-STDOUT = "-"
-
 
 class ArchiveSink:
-    """A tar file that is written under another name and renamed when it is whole; "-" is stdout."""
+    """A tar file that is there when it is whole; "-" is stdout."""
 
     def __init__(self, path: str, docker: bool) -> None:
         self.docker = docker
         self.indexes = not docker
         self._path = path
-        self._temporary = ""
         self._sizes: dict[str, int] = {}
         self._documents: dict[str, bytes] = {}
         self._entries: list[dict[str, Any]] = []
         self._manifests: list[dict[str, Any]] = []
-        if path == STDOUT:
-            self._file = os.fdopen(os.dup(1), "wb")
-        else:
-            if os.path.isdir(path):
-                raise ImageError(path, "is a directory")
-            self._temporary = f"{path}.{os.getpid()}.tmp"
-            self._file = open(self._temporary, "xb")
+        self._new = NewFile(path)
+        self._file = self._new.file
         for name in (b"blobs/", b"blobs/sha256/"):
             self._file.write(tarwrite.header(name, kind=DIRECTORY, mode=0o755))
 
@@ -99,17 +91,7 @@ class ArchiveSink:
             self._write("manifest.json", documents.encode(self._entries))
         self._write(LAYOUT_FILE, documents.encode({"imageLayoutVersion": LAYOUT_VERSION}))
         self._file.write(tarwrite.END)
-        self._file.flush()
-        if self._temporary:
-            os.fsync(self._file.fileno())
-            os.rename(self._temporary, self._path)
-            self._temporary = ""
+        self._new.commit()
 
     def close(self) -> None:
-        if self._temporary:
-            os.unlink(self._temporary)
-            self._temporary = ""
-        try:
-            self._file.close()
-        except BrokenPipeError:
-            pass  # whoever read stdout went away, which write() told already
+        self._new.close()

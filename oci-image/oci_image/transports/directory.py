@@ -14,6 +14,7 @@ from oci_image import descriptor as documents
 from oci_image.descriptor import INDEXES, MANIFESTS, MAX_DOCUMENT
 from oci_image.digest import CHUNK, Verified, check_digest
 from oci_image.errors import ImageError, NotInStore, TooLarge
+from oci_image.newfile import temporary
 from oci_image.store import FdReader
 from oci_image.transports import Image
 
@@ -107,7 +108,7 @@ class DirectorySink:
         self._path = path.rstrip("/") or "/"
         if os.path.lexists(self._path) and (not os.path.isdir(self._path) or os.listdir(self._path)):
             raise ImageError(path, "exists and is not an empty directory")
-        self._temporary = f"{self._path}.{os.getpid()}.tmp"
+        self._temporary = temporary(self._path)
         os.mkdir(self._temporary)
         self._sizes: dict[str, int] = {}
         self._documents: dict[str, bytes] = {}
