@@ -333,18 +333,60 @@ def test_a_systemd_that_knows_idle_groups_is_told_of_one(scope, version, told):
     assert ("TasksMax", ("t", 5)) in bus.arguments[1][2]
 
 
-def test_a_new_scope_is_told_of_device_rules_that_deny_something(scope):
+def test_a_new_scope_is_told_of_device_rules_later_when_the_init_needs_other_devices_before(scope):
     manager, bus = scope({})
+    manager.tell_devices = True
     manager.attach(42)
     manager.apply_devices([DENY_ALL])
     assert bus.calls == ["StartTransientUnit", "SetUnitProperties", "Ping"]
     assert bus.arguments[1][2] == systemd.device_properties([DENY_ALL])
 
-    manager, bus = scope({})
+
+def test_a_new_scope_takes_one_call(scope):
+    manager, bus = scope({}, systemd.device_properties([DENY_ALL]))
     manager.attach(42)
-    manager.apply_devices([{"allow": True, "access": "rwm"}])
+    manager.apply({})
+    manager.apply_devices([DENY_ALL])
     assert bus.calls == ["StartTransientUnit"]
     assert bus.closed
+
+
+@pytest.mark.parametrize(
+    ("mount", "opens"),
+    [
+        ({"type": "ext4", "source": "/dev/sdb"}, True),
+        ({"type": "tmpfs", "source": "tmpfs"}, False),
+        ({"type": "bind", "source": "/srv"}, False),
+        ({"type": "none", "source": "/srv", "options": ["rbind", "ro"]}, False),
+        ({"type": "proc"}, False),
+    ],
+)
+def test_a_file_system_on_a_device_needs_that_device(mount, opens):
+    assert systemd.may_open_devices([{"destination": "/x", **mount}]) == opens
+
+
+@pytest.mark.parametrize(
+    ("annotations", "name"),
+    [({}, ""), ({systemd.SUBGROUP: ""}, ""), ({systemd.SUBGROUP: "container"}, "container")],
+)
+def test_an_annotation_names_the_group_below_the_scope(annotations, name):
+    assert systemd.subgroup(annotations) == name
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "/", "."])
+def test_a_group_below_the_scope_cannot_lie_elsewhere(name):
+    with pytest.raises(SpecError, match=r"annotations\.run\.oci\.systemd\.subgroup: .* is not the name"):
+        systemd.subgroup({systemd.SUBGROUP: name})
+
+
+@pytest.mark.parametrize(("inner", "told"), [("payload", "/payload"), ("", "")])
+def test_systemd_is_told_which_group_of_the_scope_exec_is_to_join(scope, inner, told):
+    manager, bus = scope({}, wanted=None)
+    manager.subgroup = inner
+    manager.paths = {"": f"/nowhere/x.scope{told}"}
+    manager.attach(7)
+    assert bus.calls == ["AttachProcessesToUnit"]
+    assert bus.arguments[0] == ("x.scope", told, [7])
 
 
 def test_a_failed_unit_of_the_same_name_is_forgotten_first(scope):
@@ -395,10 +437,10 @@ def test_a_scope_that_ended_by_itself_is_deleted_without_an_error(scope):
     assert bus.calls == ["StopUnit"]
 
 
-def test_a_scope_is_stopped_and_reset(scope):
+def test_a_scope_is_stopped_by_one_call(scope):
     manager, bus = scope({}, None)
     manager.destroy()
-    assert bus.calls == ["StopUnit", "ResetFailedUnit"]
+    assert bus.calls == ["StopUnit"]
 
 
 def test_the_cgroup_of_a_user_lies_below_the_users_manager():
@@ -415,3 +457,5 @@ def test_it_is_saved_with_its_unit_and_loaded_again(monkeypatch):
     assert again.save() == manager.save()
     assert again.paths == {"": "/sys/fs/cgroup/system.slice/x.scope"}
     assert (again.unit, again.user, again.needs_pid) == ("x.scope", True, True)
+    manager.subgroup = "payload"
+    assert systemd.load(manager.save()).subgroup == "payload"
