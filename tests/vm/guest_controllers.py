@@ -301,6 +301,9 @@ def doctor_finds_the_layout_and_what_is_delegated(runtime):
         layout = next((names[kind, point] for _, point, kind, *_ in mounts if (kind, point) in names), "v1")
         expect(found["layout"]["found"], layout, "the layout")
         expect(found["systemd"]["state"], "ok", "systemd")
+        expect(found["misc"]["state"], "ok", "misc")
+        if not user:
+            expect(found["criu"]["found"], "/usr/sbin/criu: `criu check` succeeds", "criu")
         if layout == "v2":
             expect(found["delegation to 1000"]["state"], "ok", "delegation")
         else:
