@@ -36,7 +36,7 @@ def features() -> dict[str, Any]:
             "seccomp": seccomp(),
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
-            "intelRdt": {"enabled": "linux.intelRdt" not in UNSUPPORTED},
+            "intelRdt": {"enabled": True, "schemata": True, "monitoring": True},
             "memoryPolicy": memory_policy(),
             "mountExtensions": {"idmap": {"enabled": _maps_ids()}},
             "netDevices": {"enabled": "linux.netDevices" not in UNSUPPORTED},
