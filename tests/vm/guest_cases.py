@@ -97,7 +97,7 @@ def make_rootfs():
     for name in ("bin", "dev", "proc", "sys", "tmp", "etc"):
         os.makedirs(f"{ROOTFS}/{name}", exist_ok=True)
     subprocess.run(["cp", "/bin/busybox", f"{ROOTFS}/bin/busybox"], check=True)
-    for applet in ("sh", "cat", "sleep", "dd", "mknod", "echo", "true", "id", "ls", "touch"):
+    for applet in ("sh", "cat", "sleep", "dd", "mknod", "echo", "true", "id", "ls", "touch", "mkdir", "wget"):
         with contextlib.suppress(FileExistsError):
             os.symlink("busybox", f"{ROOTFS}/bin/{applet}")
 
@@ -757,5 +757,6 @@ if __name__ == "__main__":
     # By its name, so that the modules with more cases add them to the same list.
     import guest_cases
     import guest_controllers  # noqa: F401
+    import guest_effects  # noqa: F401
 
     sys.exit(guest_cases.main(sys.argv[1], sys.argv[2], sys.argv[3:]))
