@@ -533,6 +533,9 @@ class SystemdManager(Manager):
 
     # What concerns only the files
 
+    def hand_over(self, uid: int) -> None:
+        self.files.hand_over(uid)
+
     def join_fds(self) -> list[tuple[str, Opener]]:
         return self.files.join_fds()
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ocirt.cgroups.manager import Opener, Undo
     from ocirt.host import Host
 
+TO_HAND_OVER = "/sys/kernel/cgroup/delegate"
 THREADED = frozenset(("cpu", "cpuset", "perf_event", "pids"))  # controllers that take threads
 DELEGATE = (
     "start it below a delegated cgroup (systemd-run --user --scope -p Delegate=yes), or use --systemd-cgroup"
@@ -164,6 +165,19 @@ class V2Manager(Manager):
 
     def attach(self, pid: int) -> None:
         write_file(f"{self.path}/cgroup.procs", str(pid))
+
+    def hand_over(self, uid: int) -> None:
+        """The group and the files that the kernel says are safe: not those with its limits."""
+        names = read_text(TO_HAND_OVER) or "cgroup.procs\ncgroup.subtree_control\ncgroup.threads"
+        for path in (self.path, *(f"{self.path}/{name}" for name in names.split())):
+            try:
+                posix.chown(path, uid, -1)
+            except FileNotFoundError:
+                continue  # a file of a controller that is not enabled
+            except OSError as error:
+                if self.rootless and error.errno in DENIED:
+                    return
+                raise CgroupError(PATH_FIELD, f"chown {path}", "", error.errno or 0) from None
 
     def kill_all(self, signal: int) -> None:
         if signal == kernel.SIGKILL:

@@ -269,6 +269,39 @@ def a_controller_of_one_hierarchy_cannot_be_mounted_in_a_second(runtime):
     os.rmdir(place)
 
 
+# Whose group it is
+
+
+@case("cgroupfs", only="ocirt")
+@case("systemd")
+def root_of_a_user_namespace_manages_its_group_and_not_its_limits(runtime, driver):
+    script = (
+        "mkdir /sys/fs/cgroup/inner && echo 1 > /sys/fs/cgroup/inner/cgroup.procs && echo moved;"
+        "(echo max > /sys/fs/cgroup/pids.max) || echo refused; touch /tmp/done; sleep 1000"
+    )
+    spec = shell(script, pids={"limit": 33})
+    spec["linux"]["namespaces"].append({"type": "user"})
+    for kind in ("uidMappings", "gidMappings"):
+        spec["linux"][kind] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    spec["mounts"][-1]["options"] = ["rw"]
+    with runtime.started(spec, **where(driver)) as container:
+        wait_until(lambda: os.path.exists(f"/proc/{container.pid}/root/tmp/done"), "it has tried")
+        group = f"{ROOT}{container.cgroup}".removesuffix("/inner")
+        expect(os.stat(group).st_uid, 100000, "the owner of the group")
+        expect(os.stat(f"{group}/pids.max").st_uid, 0, "the owner of pids.max")
+        expect(read(f"{group}/pids.max"), "33", "pids.max")
+        expect(cgroup_of(container.pid), f"{group.removeprefix(ROOT)}/inner", "where the init is")
+
+
+@case("cgroupfs", "systemd", layouts=("v2", "v1", "hybrid"), only="ocirt")
+def a_limit_of_no_processes_lets_nothing_fork(runtime, driver):
+    """As runtime-spec 1.3 has it: 0 is a limit."""
+    _, output = runtime.run(shell("sleep 1 & echo forked", pids={"limit": 0}), **where(driver))
+    expect_in("fork", output)
+    if "forked" in output:
+        raise Failed(f"it forks: {output}")
+
+
 # exec into a container that has changed its groups
 
 
