@@ -21,6 +21,7 @@ ZERO_COUNTS = (
     ("memory", "disableOOMKiller"),
     ("memory", "useHierarchy"),
     ("memory", "checkBeforeUpdate"),
+    ("pids", "limit"),
 )
 BY_NAME = ("rdma", "unified")  # objects whose keys are devices or files
 IO_MAX = "rbps=max wbps=max riops=max wiops=max"
