@@ -488,6 +488,14 @@ class SystemdManager(Manager):
                 if error.errno != ENOENT:  # it ended with its last process
                     raise
         self.files.destroy()
+        self._remove_scopes()
+
+    def remove_empty(self) -> None:
+        super().remove_empty()
+        self._remove_scopes()
+
+    def _remove_scopes(self) -> None:
+        """What subgroups leave: on v1 the scope is also in hierarchies that systemd does not use."""
         for group in self.files.groups() if self.subgroup else ():
             remove_if_empty(self._scope(group))
 

@@ -443,6 +443,18 @@ def test_a_scope_is_stopped_by_one_call(scope):
     assert bus.calls == ["StopUnit"]
 
 
+@pytest.mark.parametrize("call", ["destroy", "remove_empty"])
+def test_the_scope_goes_with_the_group_below_it(scope, tmp_path, call):
+    """On v1 nobody else removes it in the hierarchies that systemd does not use."""
+    group = tmp_path / "x.scope/payload"
+    group.mkdir(parents=True)
+    manager, _ = scope({}, None)
+    manager.subgroup = "payload"
+    manager.files.paths = {"pids": str(group)}
+    getattr(manager, call)()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_cgroup_of_a_user_lies_below_the_users_manager():
     host = SimpleNamespace(**{**vars(V2), "euid": 1000})
     assert systemd.manager_root(host, True) == "/user.slice/user-1000.slice/user@1000.service"
