@@ -148,6 +148,10 @@ def choose(ctx: Context, path: str, rootless: bool) -> SystemdManager:
     ]
     for name in ("CPU", "Memory", "Tasks", "IO" if version == 2 else "BlockIO"):
         wanted.append((f"{name}Accounting", ("b", True)))
+    annotations = ctx.spec.get("annotations") or {}
+    if any(name.startswith(ANNOTATION) for name in annotations):
+        wanted += annotation_properties(annotations)
+    # Behind the annotations: the limits and rules of linux.resources count more.
     wanted += resource_properties(resources, version)
     rules = EVERY_DEVICE if rootless else device_properties(resources.get("devices"))
     later = rules != EVERY_DEVICE and may_open_devices(ctx.spec.get("mounts") or ())
@@ -155,9 +159,6 @@ def choose(ctx: Context, path: str, rootless: bool) -> SystemdManager:
         wanted += rules
     elif later and version == 1:
         wanted += DEVICES_FOR_NOW
-    annotations = ctx.spec.get("annotations") or {}
-    if any(name.startswith(ANNOTATION) for name in annotations):
-        wanted += annotation_properties(annotations)
     inner = subgroup(annotations)
     top = manager_root(ctx.host, rootless)
     group = f"{top}{expand_slice(slice_name)}/{scope}"

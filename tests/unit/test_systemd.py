@@ -10,7 +10,10 @@ import pytest
 
 from ocirt.cgroups import dbus, gvariant, systemd
 from ocirt.cgroups.manager import Manager
+from ocirt.context import Context
 from ocirt.errors import CgroupError, SpecError, Unsupported
+from ocirt.options import CreateOptions
+from ocirt.plan import Plan
 
 V2 = SimpleNamespace(
     cgroup_layout="v2",
@@ -216,6 +219,38 @@ def test_what_is_no_gvariant_is_a_value_error(text):
 
 
 # The manager
+
+
+def chosen(**spec: Any) -> systemd.SystemdManager:
+    host = SimpleNamespace(**V2.__dict__, rootless=False)
+    options = CreateOptions()
+    ctx = Context(spec, Plan(), bundle="/b", container_id="box", options=options, host=host)  # type: ignore[arg-type]
+    return systemd.choose(ctx, "a.slice:x:box", False)
+
+
+def test_limits_and_device_rules_count_more_than_annotations():
+    annotations = {"org.systemd.property.TasksMax": "uint64 9", "org.systemd.property.DevicePolicy": "'auto'"}
+    resources = {"pids": {"limit": 5}, "devices": [DENY_ALL]}
+    manager = chosen(annotations=annotations, linux={"resources": resources})
+    assert manager.wanted is not None
+    found = dict(manager.wanted)  # the last of a name is the one that systemd keeps
+    assert found["TasksMax"] == ("t", 5)
+    assert found["DevicePolicy"] == ("s", "strict")
+    assert not manager.tell_devices
+
+
+def test_the_rules_come_later_when_a_mount_needs_a_device():
+    mounts = [{"destination": "/data", "type": "ext4", "source": "/dev/sdb"}]
+    manager = chosen(mounts=mounts, linux={"resources": {"devices": [DENY_ALL]}})
+    assert manager.tell_devices
+    assert manager.wanted is not None
+    assert "DevicePolicy" not in dict(manager.wanted)
+
+
+def test_files_are_those_of_the_group_below_the_scope():
+    manager = chosen(annotations={systemd.SUBGROUP: "payload"}, linux={})
+    assert manager.paths[""].endswith("/a.slice/x-box.scope/payload")
+    assert manager.save()["subgroup"] == "payload"
 
 
 class FakeBus:
