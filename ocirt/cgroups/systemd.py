@@ -63,11 +63,13 @@ ERRNO = {
 UNKNOWN_TO_SYSTEMD = ("hugepageLimits", "rdma", "unified")
 START = "ssa(sv)a(sa(sv))"  # name, mode, properties, other units with theirs
 JOB_ERRNO = {"timeout": ETIMEDOUT, "canceled": ECANCELED}
+ANY_DEVICE = [{"allow": True, "access": devices.ALL}]
 EVERY_DEVICE: list[Property] = [("DevicePolicy", ("s", "auto")), ("DeviceAllow", ("a(ss)", []))]
-# v1: from the start in a group of the devices hierarchy, also when the rules come later. When they made
-# systemd use that hierarchy, it would move the processes into the groups of its slices there.
-DEVICES_FOR_NOW: list[Property] = [
+# v1: in a group of the devices hierarchy from the start and as long as it lives. When systemd begins or
+# ceases to use that hierarchy, it moves the processes into the groups of its slices there.
+EVERY_DEVICE_V1: list[Property] = [
     ("DevicePolicy", ("s", "strict")),
+    ("DeviceAllow", ("a(ss)", [])),  # empty: forget the earlier ones
     ("DeviceAllow", ("a(ss)", [("char-*", "rwm"), ("block-*", "rwm")])),
 ]
 
@@ -153,12 +155,14 @@ def choose(ctx: Context, path: str, rootless: bool) -> SystemdManager:
         wanted += annotation_properties(annotations)
     # Behind the annotations: the limits and rules of linux.resources count more.
     wanted += resource_properties(resources, version)
-    rules = EVERY_DEVICE if rootless else device_properties(resources.get("devices"))
-    later = rules != EVERY_DEVICE and may_open_devices(ctx.spec.get("mounts") or ())
-    if rules != EVERY_DEVICE and not later:
-        wanted += rules
-    elif later and version == 1:
-        wanted += DEVICES_FOR_NOW
+    later = False
+    if not rootless:
+        allowing, rules = (
+            device_properties(each, version) for each in (ANY_DEVICE, resources.get("devices"))
+        )
+        later = rules != allowing and may_open_devices(ctx.spec.get("mounts") or ())
+        rules = allowing if later else rules
+        wanted += rules if rules != EVERY_DEVICE else []  # which a new scope has anyway
     inner = subgroup(annotations)
     top = manager_root(ctx.host, rootless)
     group = f"{top}{expand_slice(slice_name)}/{scope}"
@@ -417,7 +421,7 @@ class SystemdManager(Manager):
         is made with them, unless the init needs other devices for its mounts.
         """
         if self.tell_devices:
-            self._set(device_properties(entries))
+            self._set(device_properties(entries, self.version))
         self.files.apply_devices(entries)
 
     def update(
@@ -440,15 +444,14 @@ class SystemdManager(Manager):
             raise
 
     def update_devices(self, old: list[dict[str, Any]] | None, new: list[dict[str, Any]] | None) -> None:
-        late = device_properties(old) == EVERY_DEVICE != device_properties(new)
-        if late and self.version == 1 and not self.user:
-            why = "rules from the start: systemd would move the processes away when it gets the first ones"
-            raise Unsupported(devices.FIELD, why)
+        if self.version == 1 and not self.user and devices.rules(old) != devices.rules(new):
+            with self._connect() as bus:  # one that hangs is found before the processes are stopped for it
+                self._ping(bus)
         super().update_devices(old, new)
 
     def replace_devices(self, entries: list[dict[str, Any]] | None) -> None:
         if not self.user:
-            self._set(device_properties(entries))
+            self._set(device_properties(entries, self.version))
         self.files.replace_devices(entries)
 
     def describe(self, resources: dict[str, Any], field: str = FIELD) -> list[tuple[str, str, str]]:
@@ -466,8 +469,11 @@ class SystemdManager(Manager):
             return
         with self._bus or self._connect() as bus:
             self._call(bus, "SetUnitProperties", "sba(sv)", self.unit, True, self._known(bus, wanted))
-            self._ask("Ping", lambda: bus.call("Ping", interface="org.freedesktop.DBus.Peer"))
+            self._ping(bus)
         self._bus = None
+
+    def _ping(self, bus: Bus) -> None:
+        self._ask("Ping", lambda: bus.call("Ping", interface="org.freedesktop.DBus.Peer"))
 
     # The end
 
@@ -586,13 +592,13 @@ def _but_devices(resources: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in resources.items() if name != "devices"}
 
 
-def device_properties(entries: list[dict[str, Any]] | None) -> list[Property]:
+def device_properties(entries: list[dict[str, Any]] | None, version: int) -> list[Property]:
     """DevicePolicy and DeviceAllow. systemd's list only allows: a denial that takes a part off an
     earlier rule is left to the runtime's own rules, which hold beside it.
     """
     wanted = devices.rules(entries)
     if wanted[0][0]:
-        return EVERY_DEVICE
+        return EVERY_DEVICE if version == 2 else EVERY_DEVICE_V1
     allowed: dict[str, set[str]] = {}
     for allow, kind, major, minor, access, _ in wanted[1:]:
         node = device_node(kind, major, minor)
@@ -605,7 +611,7 @@ def device_properties(entries: list[dict[str, Any]] | None) -> list[Property]:
     ]
     return [
         ("DevicePolicy", ("s", "strict")),
-        ("DeviceAllow", ("a(ss)", [])),  # empty: forget the earlier ones
+        ("DeviceAllow", ("a(ss)", [])),
         ("DeviceAllow", ("a(ss)", nodes)),
     ]
 

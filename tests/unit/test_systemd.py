@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EEXIST, EIO, ENOENT
+from errno import EEXIST, EIO, ENOENT, ETIMEDOUT
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from ocirt.cgroups import dbus, gvariant, systemd
 from ocirt.cgroups.manager import Manager
 from ocirt.context import Context
-from ocirt.errors import CgroupError, SpecError, Unsupported
+from ocirt.errors import CgroupError, SpecError
 from ocirt.options import CreateOptions
 from ocirt.plan import Plan
 
@@ -128,7 +128,7 @@ def test_device_rules_become_a_list_of_what_is_allowed():
         {"allow": True, "type": "c", "major": 13, "access": "r"},
         {"allow": False, "type": "b", "major": 8, "minor": 0, "access": "w"},
     ]
-    policy, reset, allow = systemd.device_properties(entries)
+    policy, reset, allow = systemd.device_properties(entries, 2)
     assert policy == ("DevicePolicy", ("s", "strict"))
     assert reset == ("DeviceAllow", ("a(ss)", []))
     found = dict(allow[1][1])
@@ -140,10 +140,17 @@ def test_device_rules_become_a_list_of_what_is_allowed():
 
 
 def test_without_a_general_denial_systemd_keeps_out_of_it():
-    assert systemd.device_properties([{"allow": True, "access": "rwm"}]) == [
+    assert systemd.device_properties([{"allow": True, "access": "rwm"}], 2) == [
         ("DevicePolicy", ("s", "auto")),
         ("DeviceAllow", ("a(ss)", [])),
     ]
+
+
+def test_on_v1_a_scope_is_in_the_devices_hierarchy_in_any_case():
+    """It cannot enter or leave it later: systemd would move the processes out of their group."""
+    found = systemd.device_properties([{"allow": True, "access": "rwm"}], 1)
+    assert found[0] == ("DevicePolicy", ("s", "strict"))
+    assert found[2] == ("DeviceAllow", ("a(ss)", [("char-*", "rwm"), ("block-*", "rwm")]))
 
 
 @pytest.mark.parametrize(
@@ -351,9 +358,19 @@ def test_an_update_tells_systemd_of_device_rules(scope):
     manager.update_devices([DENY_ALL], [DENY_ALL, {"allow": True, "type": "c", "access": "r"}])
     assert bus.calls == ["SetUnitProperties", "Ping"]
     assert len(told) == 1
+
+
+def test_on_v1_a_bus_that_hangs_is_found_before_the_processes_are_stopped(scope, monkeypatch):
+    manager, bus = scope({"Ping": [TimeoutError(ETIMEDOUT, "Connection timed out")]}, wanted=None)
     manager.version = 1
-    with pytest.raises(Unsupported, match="rules from the start"):
-        manager.update_devices([{"allow": True, "access": "rwm"}], [DENY_ALL])
+    monkeypatch.setattr(Manager, "freeze", lambda self: bus.calls.append("freeze"))
+    rule = {"allow": True, "type": "c", "access": "r"}
+    with pytest.raises(CgroupError, match="Connection timed out"):
+        manager.update_devices([DENY_ALL], [DENY_ALL, rule])
+    assert bus.calls == ["Ping"]
+    manager.files.replace_devices = lambda entries: bus.calls.append("files")
+    manager.update_devices([DENY_ALL], [DENY_ALL, rule])
+    assert bus.calls[1:] == ["Ping", "freeze", "SetUnitProperties", "Ping", "files"]
 
 
 @pytest.mark.parametrize(
@@ -374,11 +391,11 @@ def test_a_new_scope_is_told_of_device_rules_later_when_the_init_needs_other_dev
     manager.attach(42)
     manager.apply_devices([DENY_ALL])
     assert bus.calls == ["StartTransientUnit", "SetUnitProperties", "Ping"]
-    assert bus.arguments[1][2] == systemd.device_properties([DENY_ALL])
+    assert bus.arguments[1][2] == systemd.device_properties([DENY_ALL], 2)
 
 
 def test_a_new_scope_takes_one_call(scope):
-    manager, bus = scope({}, systemd.device_properties([DENY_ALL]))
+    manager, bus = scope({}, systemd.device_properties([DENY_ALL], 2))
     manager.attach(42)
     manager.apply({})
     manager.apply_devices([DENY_ALL])

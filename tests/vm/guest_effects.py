@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import signal
 import subprocess
 import time
 
@@ -19,7 +20,7 @@ from guest_cases import (
     wait_until,
     where,
 )
-from guest_controllers import DISK, ROOT, v1
+from guest_controllers import COUNT, DISK, ROOT, count, state, v1
 
 PAGES = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
 NET = "net_cls,net_prio"
@@ -267,6 +268,36 @@ def a_controller_of_one_hierarchy_cannot_be_mounted_in_a_second(runtime):
             finally:
                 do("umount", place)
     os.rmdir(place)
+
+
+# systemd that does not answer
+
+
+@contextlib.contextmanager
+def stalled_bus():
+    """Nothing but the bus leads to systemd, and the bus is stopped."""
+    (daemon,) = do("pgrep", "-x", "-u", "messagebus", "dbus-daemon").split()
+    os.rename("/run/systemd/private", "/run/systemd/private.away")
+    os.kill(int(daemon), signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(int(daemon), signal.SIGCONT)
+        os.rename("/run/systemd/private.away", "/run/systemd/private")
+
+
+@case("systemd", layouts=("v2", "v1", "hybrid"), only="ocirt")
+def a_stalled_bus_freezes_nothing_and_keeps_nothing_frozen(runtime, driver):
+    with runtime.started(shell(COUNT), **where(driver)) as container:
+        wait_until(lambda: count(container), "it counts")
+        with stalled_bus():
+            runtime.call("pause", container.name, **container.how)
+            expect(state(container), "paused", "the status")
+            before = count(container)
+            runtime.call("resume", container.name, **container.how)
+            wait_until(lambda: count(container) != before, "it counts again")
+            runtime.call("kill", container.name, "KILL", **container.how)
+            wait_until(lambda: state(container) == "stopped", "it is dead")
 
 
 # Whose group it is
