@@ -117,6 +117,10 @@ def build_exec(container: Container, process: dict[str, Any], options: ExecOptio
 
             manager = below(manager, options.cgroups)
         join(ctx, manager, container.saved["pid"])
+    if saved := container.saved.get("intelRdt"):
+        from ocirt import intelrdt
+
+        intelrdt.join(ctx, saved)
     apply_final_affinity(ctx, affinity)
     pidfd = plan.handle(f"pidfd of {container.id}", "linux.namespaces", lambda: _checked_pidfd(container))
     root = f"/proc/{container.saved['pid']}/root"

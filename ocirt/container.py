@@ -155,6 +155,8 @@ class Container(Running):
         self.saved["startTime"] = start_time(launch.pid)
         if launch.ctx.cgroup is not None:
             self.saved["cgroup"] = launch.ctx.cgroup.save()
+        if launch.ctx.intel_rdt is not None:
+            self.saved["intelRdt"] = launch.ctx.intel_rdt.save()
         base = next((i for i, op in enumerate(launch.plan.ops) if op.kind == "wait_start"), None)
         if base is not None:
             steps = [[op.kind, op.field, op.detail] for op in launch.plan.ops[base:]]
@@ -515,6 +517,11 @@ class Container(Running):
         manager = self.manager()
         if manager is not None:
             self._destroy_groups(manager, directory)
+        if saved := self.saved.get("intelRdt"):
+            from ocirt import intelrdt
+
+            # Without a saved pid it may be somebody else's.
+            intelrdt.remove(saved["remove"], only_unused=not self.saved["pid"])
         directory.remove()
 
     def _poststop_of_failed(self, launch: Launch) -> None:
@@ -698,6 +705,7 @@ def _first_state(ctx: Context) -> dict[str, Any]:
         "noNewKeyring": ctx.no_new_keyring,
         "cgroup": ctx.cgroup.save() if ctx.cgroup is not None else None,
         "hooks": {kind: hooks[kind] for kind in ("poststart", "poststop") if hooks.get(kind)},
+        **({"intelRdt": ctx.intel_rdt.save()} if ctx.intel_rdt is not None else {}),
     }
 
 

@@ -52,6 +52,7 @@ class Context:
         self.no_new_keyring = bool(getattr(options, "no_new_keyring", False))
         self.warnings: list[str] = []
         self.cgroup: Any = None  # the Manager, once cgroups.apply has chosen it
+        self.intel_rdt: Any = None  # the Group, once intelrdt.apply has chosen it
         self.proc = plan.handle("/proc", "", open_proc)
         self.root = 0  # register of the container's root directory
         # registers of the new procfs and sysfs, by where they are mounted; masks count from there

@@ -34,7 +34,8 @@ CONTROLLERS = {
     "pids": "linux.resources.pids",
     "rdma": "linux.resources.rdma",
 }
-OF_V1 = tuple(name for name in CONTROLLERS if name not in ("io", "misc"))
+OF_V1 = tuple(name for name in CONTROLLERS if name != "io")
+NEEDED_ON_V1 = {"misc": "misc.current of one container"}  # there is no field for its limits
 OF_V2 = ("cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma")
 DELEGATED = ("cpu", "cpuset", "io", "memory", "pids")
 NAMESPACES = {
@@ -57,6 +58,7 @@ LSMS = (
     ("selinux", "process.selinuxLabel"),
     ("landlock", "restrictions by Landlock"),
 )
+PATIENCE = 10  # seconds for a program that is asked
 DROP_IN = "/etc/systemd/system/user@.service.d"
 DELEGATE_MEND = (
     f"mkdir -p {DROP_IN} && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n'"
@@ -118,6 +120,25 @@ class Host:
             found.append((before.split()[4], kind, rest.partition(" ")[2]))
         return found
 
+    def run(self, *words: str) -> tuple[int, str]:
+        """(status, output) of a program; PATIENCE seconds at most: then the status is -1."""
+        import subprocess
+
+        try:
+            done = subprocess.run(
+                words,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=PATIENCE,
+            )
+        except subprocess.TimeoutExpired:
+            return -1, f"did not end within {PATIENCE} s"
+        except OSError as error:
+            return -1, error.strerror or "cannot be run"
+        return done.returncode, done.stdout.decode("utf-8", "replace")
+
     def can_unshare(self, flag: str) -> str:
         """Why a child of ours cannot make a namespace of this kind; "" when it can."""
         from ocirt import kernel
@@ -133,7 +154,7 @@ def examine(host: Host | None = None) -> list[Finding]:
     """All findings, in the order of the areas: kernel, cgroups, namespaces, security, storage, tools."""
     host = host or Host()
     found: list[Finding] = []
-    for look in (_kernel, _cgroups, _systemd, _delegation, _namespaces, _users, _security, _storage, _tools):
+    for look in AREAS:
         found += look(host)
     return found
 
@@ -214,10 +235,31 @@ def _cgroups(host: Host) -> Iterator[Finding]:
     yield Finding("cgroups", "swap", OK if swap else MISSING, found, "linux.resources.memory.swap", mend)
 
 
+def _resctrl(host: Host) -> Iterator[Finding]:
+    """Classes of service: caches and memory bandwidth (Intel RDT, AMD QoS, Arm MPAM)."""
+    point = next((point for point, kind, _ in host.mounts() if kind == "resctrl"), "")
+    if point:
+        try:
+            names = sorted(os.listdir(f"{host.root}{point}/info"))
+        except OSError:
+            names = []
+        controls = " ".join(name for name in names if name != "last_cmd_status")
+        yield Finding("cgroups", "resctrl", OK, f"{point}: {controls or 'not for this user'}")
+        return
+    kinds = [line.split()[-1] for line in host.read("/proc/filesystems").splitlines() if line.split()]
+    if "resctrl" in kinds:
+        found, mend = "not mounted", "mount -t resctrl resctrl /sys/fs/resctrl"
+    else:
+        found, mend = "not of this kernel and processor", ""
+    yield Finding("cgroups", "resctrl", MISSING, found, "linux.intelRdt", mend)
+
+
 def _without(host: Host, name: str, layout: str) -> Finding:
     known = {words[0]: words[-1] for words in map(str.split, host.read("/proc/cgroups").splitlines()[1:])}
     needed = CONTROLLERS[name]
-    if layout == "v2":
+    if layout != "v2":
+        needed = NEEDED_ON_V1.get(name, needed)
+    else:
         available = {"io": "blkio"}.get(name, name)
         if known.get(available) == "0":
             return Finding(
@@ -467,8 +509,8 @@ def tried(act: Callable[[], object]) -> str:
 
 
 def _tools(host: Host) -> Iterator[Finding]:
+    yield _criu(host)
     for name, needed, package in (
-        ("criu", "checkpoint and restore", "criu"),
         ("newuidmap", "rootless podman", "uidmap"),
         ("fuse-overlayfs", "rootless images where overlay cannot be mounted", "fuse-overlayfs"),
         ("slirp4netns", "the network of rootless containers", "slirp4netns"),
@@ -478,3 +520,32 @@ def _tools(host: Host) -> Iterator[Finding]:
         path = host.which(name)
         found = path or "not installed"
         yield Finding("tools", name, OK if path else MISSING, found, needed, f"apt-get install {package}")
+
+
+def _criu(host: Host) -> Finding:
+    """criu knows itself which features of the kernel it needs, and tries them."""
+    needed = "checkpoint and restore"
+    path = host.which("criu")
+    if not path:
+        return Finding("tools", "criu", MISSING, "not installed", needed, "apt-get install criu")
+    status, output = host.run(path, "check", *(["--unprivileged"] if host.euid else []))
+    if status == 0:
+        return Finding("tools", "criu", OK, f"{path}: `criu check` succeeds")
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line.partition("): ")[2] or line for line in lines if line.startswith("Error")]
+    why = "; ".join(errors[:3]) or " ".join(lines[-1:]) or f"status {status}"
+    return Finding("tools", "criu", MISSING, f"{path}: `criu check`: {why}", needed)
+
+
+AREAS = (
+    _kernel,
+    _cgroups,
+    _resctrl,
+    _systemd,
+    _delegation,
+    _namespaces,
+    _users,
+    _security,
+    _storage,
+    _tools,
+)

@@ -29,7 +29,12 @@ def stats_event(container: Running) -> Event:
     pid = container.pid
     if not pid:
         raise WrongState("stopped", "running", f"container with id {container.id} is not running")
-    return {"type": "stats", "id": container.id, "data": stats(*_groups(container), pid)}
+    data = stats(*_groups(container), pid)
+    if saved := container.saved.get("intelRdt"):
+        from ocirt import intelrdt
+
+        data["intel_rdt"] = intelrdt.stats(saved)
+    return {"type": "stats", "id": container.id, "data": data}
 
 
 def _groups(container: Running) -> tuple[dict[str, str], int]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ocirt import __version__, kernel
 from ocirt._shim import lib
+from ocirt.cgroups.systemd import ANNOTATION, SUBGROUP
 from ocirt.context import NAMESPACE_TYPES
 from ocirt.fields import UNSUPPORTED
 from ocirt.mount_options import ATIME, ATTRIBUTES, IGNORED, PROPAGATION, SUPERBLOCK
@@ -32,16 +33,17 @@ def features() -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(NAMESPACE_TYPES),
             "capabilities": capabilities(),
-            "cgroup": {"v1": True, "v2": True, "systemd": _has_systemd(), "systemdUser": _has_systemd()},
+            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
             "seccomp": seccomp(),
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
-            "intelRdt": {"enabled": "linux.intelRdt" not in UNSUPPORTED},
+            "intelRdt": {"enabled": True, "schemata": True, "monitoring": True},
             "memoryPolicy": memory_policy(),
             "mountExtensions": {"idmap": {"enabled": _maps_ids()}},
             "netDevices": {"enabled": "linux.netDevices" not in UNSUPPORTED},
         },
         "annotations": _annotations(),
+        "potentiallyUnsafeConfigAnnotations": [ANNOTATION, SUBGROUP],
     }
 
 
@@ -91,14 +93,6 @@ def _annotations() -> dict[str, str]:
     if seccomp_version():
         found["io.github.seccomp.libseccomp.version"] = seccomp_version()
     return found
-
-
-def _has_systemd() -> bool:
-    try:
-        from ocirt.cgroups import systemd
-    except ImportError:
-        return False
-    return hasattr(systemd, "choose")
 
 
 def _maps_ids() -> bool:

@@ -27,6 +27,7 @@ ROWS: tuple[tuple[str, str, str, str, bool, str, str], ...] = (
     # ENTER: the init is still in the runtime's namespaces
     ("process.oomScoreAdj", "process:apply_oom_score_adj", "process:observe_oom_score_adj", ENTER, PRESENT, CREATE, "config.md, Linux Process"),
     ("linux.resources", "cgroups.apply:apply", "cgroups:observe", ENTER, ALWAYS, CREATE, "config-linux.md, Control groups"),
+    ("linux.intelRdt", "intelrdt:apply", "intelrdt:observe", ENTER, PRESENT, CREATE, "config-linux.md, IntelRdt"),
     ("linux.namespaces", "namespaces:apply_namespaces", "namespaces:observe", ENTER, ALWAYS, CREATE, "config-linux.md, Namespaces"),
     # CHILD: inside the namespaces, the root still the host's
     ("process", "namespaces:apply_session", "", CHILD, ALWAYS, BOTH, "runtime.md, Create"),
@@ -95,7 +96,6 @@ ALONG_WITH = {
 # Fields that are refused when they ask for something, and what is missing.
 UNSUPPORTED = {
     "linux.netDevices": "moving network devices is not built yet",
-    "linux.intelRdt": "Intel RDT is not built yet",
     "linux.mountLabel": "SELinux mount labels are not built yet",
     "vm": "ocirt makes containers, not virtual machines",
 }

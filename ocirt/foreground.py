@@ -178,8 +178,9 @@ class Foreground:
                     kills += memory.happened()
                 elif console is not None:
                     console.ready(fd, what)
-        if memory is not None and any(fd == memory.fd for fd, _ in events.poll(0)):
-            kills += memory.happened()  # told of after the end
+        if memory is not None and memory.fd >= 0:
+            told = any(fd == memory.fd for fd, _ in events.poll(0))
+            kills += memory.happened(told)
         if isinstance(process, Container):
             process.oom_seen = kills
         status = process.wait()

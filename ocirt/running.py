@@ -61,11 +61,19 @@ class Running:
 
         resume(self)
 
-    def update(self, resources: dict[str, Any], *, check: bool = False) -> None:
-        """Other limits: linux.resources with what is to change (runc's update). See ocirt.update."""
+    def update(
+        self,
+        resources: dict[str, Any],
+        *,
+        check: bool = False,
+        intel_rdt: dict[str, Any] | None = None,
+    ) -> None:
+        """Other limits: linux.resources, and linux.intelRdt's schemata, with what is to change (runc's
+        update). See ocirt.update.
+        """
         from ocirt.update import update
 
-        update(self, resources, check=check)
+        update(self, resources, check=check, intel_rdt=intel_rdt)
 
     # Looking
 

@@ -35,11 +35,39 @@ def apply(ctx: Context, resources: dict[str, Any] | None) -> None:
     _join(ctx, manager)
     if manager.needs_pid:
         plan.at("SCOPE", FIELD, "write limits", lambda _: manager.apply(wanted))
+    uid = owner(ctx) if manager.version == 2 else None
+    if uid is not None:
+        when = "SCOPE" if manager.needs_pid else "CGROUP"
+        plan.at(when, PATH_FIELD, f"hand the group to uid {uid}", lambda _: manager.hand_over(uid))
     # Not before the mounts: the init makes the device nodes, which a rule may deny. But before
     # anything runs that is not ours; without such hooks the init need not stop for it.
     hooks = ctx.spec.get("hooks") or {}
     when = "HOOKS" if any(hooks.get(kind) for kind in EARLY_HOOKS) else "READY"
     plan.at(when, f"{FIELD}.devices", "device rules", lambda _: manager.apply_devices(devices))
+
+
+def owner(ctx: Context) -> int | None:
+    """The host's uid of the container's user, if it is to manage the group (config-linux.md, Cgroup
+    ownership): the container sees it as the top, and may write to it.
+    """
+    if "cgroup" not in ctx.new_ns or "user" in ctx.join_ns:
+        return None
+    mounts = ctx.spec.get("mounts") or ()
+    seen = [mount for mount in mounts if mount["destination"].rstrip("/") == "/sys/fs/cgroup"]
+    if (
+        not seen
+        or seen[-1].get("type") not in ("cgroup", "cgroup2")
+        or "ro" in (seen[-1].get("options") or ())
+    ):
+        return None
+    uid: int = ((ctx.spec.get("process") or {}).get("user") or {}).get("uid") or 0
+    if "user" in ctx.new_ns:
+        maps = ctx.linux.get("uidMappings") or ()
+        found = [each for each in maps if 0 <= uid - each["containerID"] < each["size"]]
+        if not found:
+            return None
+        uid += found[0]["hostID"] - found[0]["containerID"]
+    return uid if uid != ctx.host.euid else None
 
 
 def join(ctx: Context, manager: Manager, init_pid: int = 0) -> None:

@@ -12,7 +12,7 @@ import _socket
 import posix
 import time
 from _struct import Struct, pack, unpack_from
-from errno import ECONNREFUSED, ECONNRESET, EPROTO, ETIMEDOUT
+from errno import EAGAIN, ECONNREFUSED, ECONNRESET, EPROTO, ETIMEDOUT
 
 from ocirt import kernel
 
@@ -238,11 +238,15 @@ class Bus:
     def _connect(self, address: bytes) -> None:
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
-            self._socket.settimeout(TIMEOUT)
+            # With settimeout the socket would not block, and connect fail at once where many do so.
+            self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, pack("@ll", int(TIMEOUT), 0))
             self._socket.connect(address)
-        except OSError:
+        except OSError as error:
             self._socket.close()
+            if error.errno == EAGAIN:
+                raise OSError(ETIMEDOUT, posix.strerror(ETIMEDOUT)) from None
             raise
+        self._socket.settimeout(TIMEOUT)
 
     def _authenticate(self, is_private: bool) -> None:
         """SASL EXTERNAL without a name: who we are is what the kernel says, also from inside a

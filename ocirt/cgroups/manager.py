@@ -56,6 +56,11 @@ class Manager:
     def attach(self, pid: int) -> None:
         """Put a process into the groups; only where the init cannot join by itself."""
 
+    def hand_over(self, uid: int) -> None:
+        """Let a user of the host make groups below (config-linux.md, Cgroup ownership); not on v1, where
+        that is not safe.
+        """
+
     def save(self) -> dict[str, Any]:
         return {"driver": self.driver, "version": self.version, "paths": self.paths}
 

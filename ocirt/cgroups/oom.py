@@ -22,15 +22,17 @@ class Watch:
 
     def __init__(self, paths: dict[str, str], version: int) -> None:
         self.fd = -1
-        self.unread = False  # something happened on v2, and the group was gone before it could be read
+        self.unread = False  # the limit was reached on v2, and the group was gone before it could be read
         self.event = select.POLLIN
         self._group = paths.get("memory" if version == 1 else "", "")
         self._version = version
         self._kills = 0
+        self._full = 0  # how often the limit was reached before
+        self._reached = False  # since then
         if version == 1 and self._group:
             self._register()
-        elif self._group and (kills := self._count()) is not None:
-            self._kills = kills
+        elif self._group and (counts := self._counts()) is not None:
+            self._full, self._kills = counts
             self.event = select.POLLPRI
 
     def _register(self) -> None:
@@ -47,8 +49,11 @@ class Watch:
         finally:
             posix.close(control)
 
-    def _count(self) -> int | None:
-        """Reading is what makes the next change an event again."""
+    def _counts(self) -> tuple[int, int] | None:
+        """How often the limit was reached and how many were killed; None when the group is gone.
+
+        Reading is what makes the next change an event again.
+        """
         if self.fd < 0:
             try:
                 self.fd = posix.open(f"{self._group}/memory.events", posix.O_RDONLY | posix.O_CLOEXEC)
@@ -59,26 +64,35 @@ class Watch:
         except OSError:  # ENODEV: the group is gone
             return None
         counts = dict(line.split(" ", 1) for line in text.splitlines())
-        return int(counts.get("oom_kill", 0))
+        return int(counts.get("max", 0)), int(counts.get("oom_kill", 0))
 
-    def happened(self) -> bool:
-        """After an event: was it for want of memory, and not the group's end?"""
+    def happened(self, told: bool = True) -> bool:
+        """Was a process killed for want of memory since the last time?
+
+        told: by an event. Without one a look is worth it at the end: v2 tells of a second change only
+        10 ms after the first, and who reached the limit may have been killed and be gone before.
+        """
         if self._version == 1:
-            try:
-                posix.eventfd_read(self.fd)
-                posix.stat(f"{self._group}/memory.oom_control")
-            except (BlockingIOError, FileNotFoundError):
-                return False
-            return True
-        kills = self._count()
-        if kills is None:
-            self.unread = True
+            return told and self._happened_v1()
+        counts = self._counts()
+        if counts is None:
+            self.unread = told or self._reached
             self.close()  # it would be ready for ever
             return False
+        full, kills = counts
+        self._reached = self._reached or full > self._full
         if kills <= self._kills:
             return False
         self._kills = kills
         return True
+
+    def _happened_v1(self) -> bool:
+        """The end of the group is an event as well."""
+        try:
+            times = int(posix.eventfd_read(self.fd))
+        except BlockingIOError:
+            return False
+        return times > (not posix.access(f"{self._group}/memory.oom_control", posix.F_OK))
 
     def close(self) -> None:
         if self.fd >= 0:

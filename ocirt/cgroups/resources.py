@@ -44,6 +44,13 @@ def limit(value: int | None, _section: Any, version: int) -> str | None:
     return str(value)
 
 
+def tasks_limit(value: int | None, _section: Any, _version: int) -> str | None:
+    """0 is a limit (config-linux.md, PIDs): no fork, as with 1, which is what systemd takes."""
+    if value is None:
+        return None
+    return "max" if value < 0 else str(value or 1)
+
+
 def positive(value: int | None, _section: Any, _version: int) -> str | None:
     return str(value) if value else None
 
@@ -73,9 +80,7 @@ def swap_limit(value: int | None, memory: dict[str, Any], version: int) -> str |
         return "-1" if total < 0 else str(total)
     if total < 0:
         return "max"
-    if size < 0:
-        return str(total)
-    if not size:
+    if size <= 0:
         raise SpecError(f"{FIELD}.memory.swap", "needs memory.limit as well: it is the sum of both", MEMORY)
     if total < size:
         raise SpecError(f"{FIELD}.memory.swap", f"{total} is less than memory.limit, {size}", MEMORY)
@@ -136,7 +141,8 @@ def blkio_weight(value: int | None, _section: Any, version: int) -> Text | None:
 
 
 def io_weight(value: int) -> int:
-    return 1 + (value - 10) * 9999 // 990
+    """10 to 1000 as 1 to 10000; BFQ also has 1 to 9."""
+    return max(1, 1 + (value - 10) * 9999 // 990)
 
 
 def device_weights(value: list[dict[str, Any]] | None, _section: Any, version: int) -> Text | None:
@@ -191,10 +197,20 @@ def rdma(value: dict[str, dict[str, Any]], _section: Any, _version: int) -> str 
     return "\n".join(lines) or None
 
 
+OURS = frozenset(
+    f"cgroup.{name}" for name in ("freeze", "kill", "procs", "subtree_control", "threads", "type")
+)
+
+
 def unified(value: dict[str, str], _section: Any, _version: int) -> list[tuple[str, str]]:
     for name in value:
-        if "/" in name or "." not in name:
-            raise SpecError(f"{FIELD}.unified.{name}", "is not the name of a cgroup file", "config-linux.md")
+        reason = ""
+        if "/" in name or "." not in name.lstrip("."):
+            reason = "is not the name of a cgroup file"
+        elif name in OURS:
+            reason = "is no limit: by this file the runtime itself makes and ends the container"
+        if reason:
+            raise SpecError(f"{FIELD}.unified.{name}", reason, "config-linux.md, Unified")
     return list(value.items())
 
 
@@ -231,7 +247,7 @@ TABLE: dict[str, tuple[tuple[str, str, str, str, Any], ...]] = {
         ("cpus", "cpuset.cpus", "cpuset.cpus", "AllowedCPUs ay", text),
         ("mems", "cpuset.mems", "cpuset.mems", "AllowedMemoryNodes ay", text),
     ),
-    "pids": (("limit", "pids.max", "pids.max", "TasksMax t", lambda v, s, _: limit(v, s, 2)),),
+    "pids": (("limit", "pids.max", "pids.max", "TasksMax t", tasks_limit),),
     "blockIO": (
         (
             "weight",
@@ -377,6 +393,8 @@ def _unified_properties(files: dict[str, str]) -> list[tuple[str, str, str, Any]
         field, value = f"{FIELD}.unified.{name}", content.strip()
         if name in UNIFIED_PROPERTIES and (value == "max" or is_decimal(value)):
             number = INFINITY if value == "max" else int(value)
+            if name == "pids.max":
+                number = number or 1  # systemd has no 0
             result.append((field, UNIFIED_PROPERTIES[name], "t", number))
         elif name == "cpu.max":
             allowed, _, period = value.partition(" ")

@@ -60,7 +60,7 @@ def stats(paths: dict[str, str], version: int, pid: int) -> dict[str, Any]:
         if pressure := _pressure(f"{v2}/{name}.pressure") if v2 else None:
             found[section]["psi"] = pressure
     found["hugetlb"] = _huge_pages(paths.get("hugetlb") or v2)
-    found["intel_rdt"] = {}
+    found["intel_rdt"] = {}  # events fills it in for a container with linux.intelRdt
     found["network_interfaces"] = _interfaces(pid)
     return found
 

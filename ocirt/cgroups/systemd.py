@@ -18,13 +18,20 @@ from errno import EACCES, ECANCELED, ECONNREFUSED, EEXIST, EINVAL, EIO, ENOENT, 
 from ocirt import kernel, procfs
 from ocirt.cgroups import devices
 from ocirt.cgroups.files import read_key
-from ocirt.cgroups.manager import PATH_FIELD, Manager, check_empty, frozen_error, make_group
+from ocirt.cgroups.manager import (
+    PATH_FIELD,
+    Manager,
+    check_empty,
+    frozen_error,
+    make_group,
+    remove_if_empty,
+)
 from ocirt.cgroups.resources import FIELD, IDLE_WEIGHT, properties
 from ocirt.errors import CgroupError, SpecError, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from ocirt.cgroups.dbus import Bus
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
 
 PREFIX = "ocirt"  # of the scope's name when cgroupsPath does not say
 ANNOTATION = "org.systemd.property."
+BINDS = frozenset(("bind", "rbind", "remount"))
+SUBGROUP = "run.oci.systemd.subgroup"  # the annotation of crun(1)
 # What cgroupsPath and the runtime decide; an annotation that sets it would take the process away.
 OURS = ("PIDs", "PIDFDs", "Slice", "Delegate", "DelegateSubgroup", "ControlGroup")
 UNIT_NAME_MAX = 255
@@ -54,11 +63,13 @@ ERRNO = {
 UNKNOWN_TO_SYSTEMD = ("hugepageLimits", "rdma", "unified")
 START = "ssa(sv)a(sa(sv))"  # name, mode, properties, other units with theirs
 JOB_ERRNO = {"timeout": ETIMEDOUT, "canceled": ECANCELED}
+ANY_DEVICE = [{"allow": True, "access": devices.ALL}]
 EVERY_DEVICE: list[Property] = [("DevicePolicy", ("s", "auto")), ("DeviceAllow", ("a(ss)", []))]
-# v1: from the start in a group of the devices hierarchy, where the rules come to later. When they made
-# systemd use that hierarchy, it would move the processes into the groups of its slices there.
-DEVICES_FOR_NOW: list[Property] = [
+# v1: in a group of the devices hierarchy from the start and as long as it lives. When systemd begins or
+# ceases to use that hierarchy, it moves the processes into the groups of its slices there.
+EVERY_DEVICE_V1: list[Property] = [
     ("DevicePolicy", ("s", "strict")),
+    ("DeviceAllow", ("a(ss)", [])),  # empty: forget the earlier ones
     ("DeviceAllow", ("a(ss)", [("char-*", "rwm"), ("block-*", "rwm")])),
 ]
 
@@ -110,6 +121,17 @@ def expand_slice(name: str) -> str:
     return path
 
 
+def subgroup(annotations: dict[str, str]) -> str:
+    """Name of the group below the scope that the container is to have; "" for the scope itself.
+
+    Raises SpecError.
+    """
+    name = annotations.get(SUBGROUP) or ""
+    if "/" in name or name in (".", "..") or "\n" in name:
+        raise SpecError(f"annotations.{SUBGROUP}", f"{name!r} is not the name of a directory")
+    return name
+
+
 # The manager
 
 
@@ -128,15 +150,37 @@ def choose(ctx: Context, path: str, rootless: bool) -> SystemdManager:
     ]
     for name in ("CPU", "Memory", "Tasks", "IO" if version == 2 else "BlockIO"):
         wanted.append((f"{name}Accounting", ("b", True)))
-    wanted += resource_properties(resources, version)
-    if version == 1 and not rootless and device_properties(resources.get("devices")) != EVERY_DEVICE:
-        wanted += DEVICES_FOR_NOW
     annotations = ctx.spec.get("annotations") or {}
     if any(name.startswith(ANNOTATION) for name in annotations):
         wanted += annotation_properties(annotations)
+    # Behind the annotations: the limits and rules of linux.resources count more.
+    wanted += resource_properties(resources, version)
+    later = False
+    if not rootless:
+        allowing, rules = (
+            device_properties(each, version) for each in (ANY_DEVICE, resources.get("devices"))
+        )
+        later = rules != allowing and may_open_devices(ctx.spec.get("mounts") or ())
+        rules = allowing if later else rules
+        wanted += rules if rules != EVERY_DEVICE else []  # which a new scope has anyway
+    inner = subgroup(annotations)
     top = manager_root(ctx.host, rootless)
-    files = files_manager(ctx.host, top, f"{top}{expand_slice(slice_name)}/{scope}", rootless)
-    return SystemdManager(files, scope, rootless, ctx.host, wanted)
+    group = f"{top}{expand_slice(slice_name)}/{scope}"
+    files = files_manager(ctx.host, top, f"{group}/{inner}" if inner else group, rootless)
+    manager = SystemdManager(files, scope, rootless, ctx.host, wanted)
+    manager.subgroup = inner
+    manager.tell_devices = later
+    return manager
+
+
+def may_open_devices(mounts: Iterable[dict[str, Any]]) -> bool:
+    """Is there a mount for which the init has to open a block device, which a rule may deny?"""
+    return any(
+        str(mount.get("source") or "").startswith("/")
+        and mount.get("type") != "bind"
+        and not BINDS.intersection(mount.get("options") or ())
+        for mount in mounts
+    )
 
 
 def load(saved: dict[str, Any]) -> SystemdManager:
@@ -145,7 +189,9 @@ def load(saved: dict[str, Any]) -> SystemdManager:
     from ocirt.host import Host
 
     files = cgroups.load({**saved, "driver": "cgroupfs"})
-    return SystemdManager(files, saved["unit"], saved["user"], Host(), None)
+    manager = SystemdManager(files, saved["unit"], saved["user"], Host(), None)
+    manager.subgroup = saved.get("subgroup", "")
+    return manager
 
 
 def manager_root(host: Host, user: bool) -> str:
@@ -220,6 +266,8 @@ class SystemdManager(Manager):
         self.user = user
         self.host = host
         self.wanted = wanted
+        self.subgroup = ""  # below the scope; files are that group's
+        self.tell_devices = False  # of a new scope: the rules come after the mounts
         self._started = False
         self._bus: Bus | None = None  # from the start of the scope until its device rules are set
         # A new scope is made around a process. Into one that is there the init goes by itself,
@@ -227,7 +275,12 @@ class SystemdManager(Manager):
         self.needs_pid = wanted is not None or user
 
     def save(self) -> dict[str, Any]:
-        return {**self.files.save(), "driver": self.driver, "unit": self.unit, "user": self.user}
+        saved = {**self.files.save(), "driver": self.driver, "unit": self.unit, "user": self.user}
+        return {**saved, "subgroup": self.subgroup} if self.subgroup else saved
+
+    def _scope(self, group: str) -> str:
+        """Directory of the scope to which a group of the container belongs."""
+        return group.removesuffix(f"/{self.subgroup}") if self.subgroup else group
 
     # Making the scope
 
@@ -236,9 +289,9 @@ class SystemdManager(Manager):
         if self.version == 1:
             self.files.create(undo)
         else:
-            group = self.paths[""]
-            check_empty(group)
-            parent = group.rpartition("/")[0]
+            scope = self._scope(self.paths[""])
+            check_empty(scope)
+            parent = scope.rpartition("/")[0]
             if read_key(f"{parent}/cgroup.events", "frozen"):
                 raise frozen_error(parent)
         undo(self._abandon)
@@ -247,7 +300,7 @@ class SystemdManager(Manager):
         """Make the scope around a process, or put one more into it. Raises CgroupError."""
         if self.wanted is None:
             with self._connect() as bus:
-                self._call(bus, "AttachProcessesToUnit", "ssau", self.unit, "", [pid])
+                self._call(bus, "AttachProcessesToUnit", "ssau", self.unit, self._inner(), [pid])
             return
         bus = self._bus = self._connect()
         job = self._start(bus, [*self._known(bus, self.wanted), ("PIDs", ("au", [pid]))])
@@ -255,7 +308,24 @@ class SystemdManager(Manager):
         result = self._ask("StartTransientUnit", bus.wait_for_job, job)
         if result != "done":
             raise self._unfinished("StartTransientUnit", result)
+        if not self.tell_devices:
+            self._disconnect()
         self._find(pid)
+        if self.version == 1:
+            self._join_hierarchies(pid)
+        elif self.subgroup:
+            self._join_subgroup(pid)
+
+    def _inner(self) -> str:
+        """The group that exec is to join, below the scope: "" or "/NAME"."""
+        from ocirt.cgroups.v2 import V2Manager
+
+        group = self.paths.get("", "")
+        if isinstance(self.files, V2Manager):
+            self.files.init_pid = self.init_pid
+            group = self.files.joinable()
+        inner = group.removeprefix(self._scope(self.paths.get("", "")))
+        return inner if inner != group else ""
 
     def _start(self, bus: Bus, wanted: list[Property]) -> str:
         """Object path of the start job."""
@@ -282,13 +352,24 @@ class SystemdManager(Manager):
         key = systemd_hierarchy(self.host)
         inner = _below_mount(self.host, key, procfs.cgroup_paths(pid)[key])
         mount = self.host.v1_hierarchies[key] if key else self.host.unified_mount
-        if mount + inner != self.paths[key]:
+        if mount + inner != self._scope(self.paths[key]):
             if self.version == 1:
                 raise self._error("StartTransientUnit", EIO, f"systemd put the process into {inner}")
-            self.files = files_manager(self.host, "", inner, self.user)
+            group = f"{inner}/{self.subgroup}" if self.subgroup else inner
+            self.files = files_manager(self.host, "", group, self.user)
             self.paths = self.files.paths
-        if self.version == 1:
-            self._join_hierarchies(pid)
+
+    def _join_subgroup(self, pid: int) -> None:
+        """The process first: a group with processes cannot hand its controllers on."""
+        from ocirt.cgroups.v2 import hand_down
+
+        scope, group = self._scope(self.paths[""]), self.paths[""]
+        make_group(group, scope, lambda _: None)
+        try:
+            self.files.attach(pid)
+        except OSError as error:
+            raise CgroupError(PATH_FIELD, f"{group}/cgroup.procs", str(pid), error.errno or EIO) from None
+        hand_down(scope)
 
     def _join_hierarchies(self, pid: int) -> None:
         """Put the process where systemd did not: it has moved it in the hierarchies that it uses."""
@@ -336,11 +417,11 @@ class SystemdManager(Manager):
             self.files.enable_controllers()
 
     def apply_devices(self, entries: list[dict[str, Any]] | None) -> None:
-        """systemd has to know the rules: on v1 its next reload would else allow every device."""
-        wanted = device_properties(entries)
-        if not self.user and (wanted != EVERY_DEVICE or self._bus is None):  # a new scope allows all
-            self._set(wanted)
-        self._disconnect()
+        """systemd has to know the rules: on v1 its next reload would else allow every device. A scope
+        is made with them, unless the init needs other devices for its mounts.
+        """
+        if self.tell_devices:
+            self._set(device_properties(entries, self.version))
         self.files.apply_devices(entries)
 
     def update(
@@ -363,15 +444,14 @@ class SystemdManager(Manager):
             raise
 
     def update_devices(self, old: list[dict[str, Any]] | None, new: list[dict[str, Any]] | None) -> None:
-        late = device_properties(old) == EVERY_DEVICE != device_properties(new)
-        if late and self.version == 1 and not self.user:
-            why = "rules from the start: systemd would move the processes away when it gets the first ones"
-            raise Unsupported(devices.FIELD, why)
+        if self.version == 1 and not self.user and devices.rules(old) != devices.rules(new):
+            with self._connect() as bus:  # one that hangs is found before the processes are stopped for it
+                self._ping(bus)
         super().update_devices(old, new)
 
     def replace_devices(self, entries: list[dict[str, Any]] | None) -> None:
         if not self.user:
-            self._set(device_properties(entries))
+            self._set(device_properties(entries, self.version))
         self.files.replace_devices(entries)
 
     def describe(self, resources: dict[str, Any], field: str = FIELD) -> list[tuple[str, str, str]]:
@@ -389,8 +469,11 @@ class SystemdManager(Manager):
             return
         with self._bus or self._connect() as bus:
             self._call(bus, "SetUnitProperties", "sba(sv)", self.unit, True, self._known(bus, wanted))
-            self._ask("Ping", lambda: bus.call("Ping", interface="org.freedesktop.DBus.Peer"))
+            self._ping(bus)
         self._bus = None
+
+    def _ping(self, bus: Bus) -> None:
+        self._ask("Ping", lambda: bus.call("Ping", interface="org.freedesktop.DBus.Peer"))
 
     # The end
 
@@ -408,11 +491,20 @@ class SystemdManager(Manager):
                 result = self._ask("StopUnit", bus.wait_for_job, job)
                 if result not in ("done", "canceled"):
                     raise self._unfinished("StopUnit", result)
-                self._call(bus, "ResetFailedUnit", "s", self.unit)
             except CgroupError as error:
                 if error.errno != ENOENT:  # it ended with its last process
                     raise
         self.files.destroy()
+        self._remove_scopes()
+
+    def remove_empty(self) -> None:
+        super().remove_empty()
+        self._remove_scopes()
+
+    def _remove_scopes(self) -> None:
+        """What subgroups leave: on v1 the scope is also in hierarchies that systemd does not use."""
+        for group in self.files.groups() if self.subgroup else ():
+            remove_if_empty(self._scope(group))
 
     # Talking to systemd
 
@@ -456,6 +548,9 @@ class SystemdManager(Manager):
 
     # What concerns only the files
 
+    def hand_over(self, uid: int) -> None:
+        self.files.hand_over(uid)
+
     def join_fds(self) -> list[tuple[str, Opener]]:
         return self.files.join_fds()
 
@@ -497,13 +592,13 @@ def _but_devices(resources: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in resources.items() if name != "devices"}
 
 
-def device_properties(entries: list[dict[str, Any]] | None) -> list[Property]:
+def device_properties(entries: list[dict[str, Any]] | None, version: int) -> list[Property]:
     """DevicePolicy and DeviceAllow. systemd's list only allows: a denial that takes a part off an
     earlier rule is left to the runtime's own rules, which hold beside it.
     """
     wanted = devices.rules(entries)
     if wanted[0][0]:
-        return EVERY_DEVICE
+        return EVERY_DEVICE if version == 2 else EVERY_DEVICE_V1
     allowed: dict[str, set[str]] = {}
     for allow, kind, major, minor, access, _ in wanted[1:]:
         node = device_node(kind, major, minor)
@@ -516,7 +611,7 @@ def device_properties(entries: list[dict[str, Any]] | None) -> list[Property]:
     ]
     return [
         ("DevicePolicy", ("s", "strict")),
-        ("DeviceAllow", ("a(ss)", [])),  # empty: forget the earlier ones
+        ("DeviceAllow", ("a(ss)", [])),
         ("DeviceAllow", ("a(ss)", nodes)),
     ]
 

@@ -21,6 +21,7 @@ ZERO_COUNTS = (
     ("memory", "disableOOMKiller"),
     ("memory", "useHierarchy"),
     ("memory", "checkBeforeUpdate"),
+    ("pids", "limit"),
 )
 BY_NAME = ("rdma", "unified")  # objects whose keys are devices or files
 IO_MAX = "rbps=max wbps=max riops=max wiops=max"
@@ -80,6 +81,8 @@ def changed(old: dict[str, Any], new: dict[str, Any], asked: dict[str, Any], ver
     """What to write: what was asked for, and what follows from it (the part of swap above memory)."""
     before = writes(old, version)
     fields = asked_fields(asked)
+    if f"{FIELD}.blockIO.weight" in fields:
+        fields.append(f"{FIELD}.blockIO.weightDevice")  # BFQ gives every device the new weight
     found = [row for row in writes(new, version) if row not in before or _is_about(row[0], fields)]
     if (old.get("memory") or {}).get("disableOOMKiller") and not new["memory"]["disableOOMKiller"]:
         # Only an update says so: for a new container it is what the kernel does anyway.
@@ -130,7 +133,9 @@ def roll_back(undo: Undo) -> list[str]:
     from ocirt.cgroups.files import write_file
 
     failed = []
-    for path, before, written in reversed(undo):
+    order = list(reversed(undo))
+    order.sort(key=lambda row: "weight_device" in row[0])  # last: the weight of all takes them away
+    for path, before, written in order:
         text = former_text(path.rpartition("/")[2], before, written)
         try:
             if text:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ocirt.cgroups.manager import Opener, Undo
     from ocirt.host import Host
 
+TO_HAND_OVER = "/sys/kernel/cgroup/delegate"
 THREADED = frozenset(("cpu", "cpuset", "perf_event", "pids"))  # controllers that take threads
 DELEGATE = (
     "start it below a delegated cgroup (systemd-run --user --scope -p Delegate=yes), or use --systemd-cgroup"
@@ -82,7 +83,7 @@ class V2Manager(Manager):
             return
         group = self.mount
         for part in self.path[len(self.mount) + 1 :].split("/"):
-            _hand_down(group)
+            hand_down(group)
             group = f"{group}/{part}"
 
     def _check_type(self) -> None:
@@ -148,21 +149,35 @@ class V2Manager(Manager):
         return self._open_to_join
 
     def _open_to_join(self) -> int:
-        """The group, or where the init has gone: a systemd or dockerd inside moves itself into a
-        group below, and hands controllers on, after which nobody can join the group above.
-        """
         flags = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC
+        return posix.open(self.joinable(), flags)
+
+    def joinable(self) -> str:
+        """The group, or where the init has gone: a systemd or dockerd inside moves itself into a
+        group below, and hands controllers on, after which nobody can join the group above. Or the
+        group was removed while the container runs.
+        """
         if not self.init_pid:
-            return posix.open(self.path, flags)
-        if not read_text(f"{self.path}/cgroup.subtree_control"):
-            try:
-                return posix.open(self.path, flags)
-            except FileNotFoundError:
-                pass  # removed while the container runs
-        return posix.open(self.mount + procfs.cgroup_paths(self.init_pid)[""], flags)
+            return self.path
+        if posix.access(self.path, posix.F_OK) and not read_text(f"{self.path}/cgroup.subtree_control"):
+            return self.path
+        return self.mount + procfs.cgroup_paths(self.init_pid)[""]
 
     def attach(self, pid: int) -> None:
         write_file(f"{self.path}/cgroup.procs", str(pid))
+
+    def hand_over(self, uid: int) -> None:
+        """The group and the files that the kernel says are safe: not those with its limits."""
+        names = read_text(TO_HAND_OVER) or "cgroup.procs\ncgroup.subtree_control\ncgroup.threads"
+        for path in (self.path, *(f"{self.path}/{name}" for name in names.split())):
+            try:
+                posix.chown(path, uid, -1)
+            except FileNotFoundError:
+                continue  # a file of a controller that is not enabled
+            except OSError as error:
+                if self.rootless and error.errno in DENIED:
+                    return
+                raise CgroupError(PATH_FIELD, f"chown {path}", "", error.errno or 0) from None
 
     def kill_all(self, signal: int) -> None:
         if signal == kernel.SIGKILL:
@@ -179,7 +194,7 @@ class V2Manager(Manager):
         return read_key(f"{self.path}/memory.events", "oom_kill")
 
 
-def _hand_down(group: str) -> None:
+def hand_down(group: str) -> None:
     """Enable all of a group's controllers for its children."""
     available = set(read_text(f"{group}/cgroup.controllers").split())
     missing = sorted(available - set(read_text(f"{group}/cgroup.subtree_control").split()))

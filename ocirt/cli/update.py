@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ocirt.cli.parse import BOOL, TEXT, expect
 from ocirt.container import Container
-from ocirt.errors import OcirtError, Unsupported
+from ocirt.errors import OcirtError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,13 +43,10 @@ UNITS = "bkmgtp"
 def run(call: Call) -> int:
     expect("update", call.words, 1, 1)
     values = call.values
-    for option, member in RDT.items():
-        if values.get(option.replace("-", "_")):
-            from ocirt.fields import UNSUPPORTED
-
-            raise Unsupported(f"linux.intelRdt.{member}", UNSUPPORTED["linux.intelRdt"])
+    schemata = {option: values.get(option.replace("-", "_")) for option in RDT}
+    intel_rdt = {RDT[option]: text for option, text in schemata.items() if text}
     container = Container.load(call.words[0], call.root)
-    container.update(asked_for(values), check=values.get("check", False))
+    container.update(asked_for(values), check=values.get("check", False), intel_rdt=intel_rdt)
     return 0
 
 

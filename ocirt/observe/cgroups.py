@@ -152,8 +152,9 @@ def _numbers(text: str) -> str:
 
 
 def _pids(asked: dict[str, Any], groups: Groups) -> Iterator[Row]:
-    if limit := asked.get("limit"):
-        yield ".limit", "max" if limit < 0 else str(limit), groups.read("pids.max")
+    limit = asked.get("limit")
+    if limit is not None:
+        yield ".limit", "max" if limit < 0 else str(limit or 1), groups.read("pids.max")
 
 
 THROTTLES = (

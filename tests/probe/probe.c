@@ -139,7 +139,7 @@ static void result(const char *name, const char *what, long outcome)
 }
 
 /* write PATH TEXT, read PATH, stat PATH, open PATH, mknod PATH MAJOR MINOR, fork N, alloc BYTES,
- * socket FAMILY, exit N, signal N, sleep SECONDS */
+ * hugepages N, socket FAMILY, exit N, signal N, sleep SECONDS */
 int main(int argc, char **argv)
 {
 	setvbuf(stdout, 0, _IOLBF, 0);
@@ -208,6 +208,15 @@ int main(int argc, char **argv)
 			for (long at = 0; memory != MAP_FAILED && at < bytes; at += 4096)
 				memory[at] = 1;
 			result("alloc", arg, memory == MAP_FAILED ? -1 : 0);
+		} else if (!strcmp(what, "hugepages")) {
+			long bytes = atol(arg) << 21;
+			int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB;
+			char *memory = mmap(0, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+			for (long at = 0; memory != MAP_FAILED && at < bytes; at += 1 << 21)
+				memory[at] = 1;
+			result("hugepages", arg, memory == MAP_FAILED ? -1 : 0);
+			if (memory != MAP_FAILED)
+				munmap(memory, bytes);
 		} else if (!strcmp(what, "socket")) {
 			result("socket", arg, socket(atoi(arg), SOCK_STREAM, 0));
 		} else if (!strcmp(what, "unshare")) {

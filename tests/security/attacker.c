@@ -146,6 +146,10 @@ int main(int argc, char **argv)
 	if (!strcmp(what, "overwrite"))
 		for_each(try_overwrite);
 	if (!strcmp(what, "swap") && argc == 4) {
+		if (syscall(SYS_renameat2, AT_FDCWD, argv[2], AT_FDCWD, argv[3], 2)) {
+			printf("refused\t%s\n", strerror(errno));
+			return 1;
+		}
 		puts("swapping\t-");
 		/* A test that was killed leaves nobody who would end us. */
 		for (pid_t parent = getppid(); getppid() == parent;)

@@ -546,6 +546,10 @@ def test_features_fits_its_schema(runtime):
     assert document["ociVersionMax"] == "1.3.0"
     assert "CAP_SYS_ADMIN" in document["linux"]["capabilities"]
     assert "rbind" in document["mountOptions"]
+    assert document["linux"]["intelRdt"] == {"enabled": True, "schemata": True, "monitoring": True}
+    assert set(document["linux"]["cgroup"].values()) == {True}
+    wanted = ["org.systemd.property.", "run.oci.systemd.subgroup"]
+    assert document["potentiallyUnsafeConfigAnnotations"] == wanted
 
 
 def test_plan_needs_no_root_and_changes_nothing(runtime, bundle, tmp_path_factory):

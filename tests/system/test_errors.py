@@ -170,7 +170,11 @@ CASES: dict[str, tuple[Change, str]] = {
     "wrong type": (put("process.cwd", 7), r"config\.json: /process/cwd: 7 is not of type 'string'"),
     "arguments missing": (put("process.args", []), r"process\.args: must not be empty \(.*\)"),
     "version": (put("ociVersion", "9.0.0"), r"ociVersion: '9\.0\.0' is not a version 1\.x \(.*\)"),
-    "not built yet": (put("linux.intelRdt", {"closID": "x"}), r"linux\.intelRdt: not supported: .*"),
+    "not built yet": (put("linux.netDevices", {"e0": {}}), r"linux\.netDevices: not supported: .*"),
+    "no resctrl": (
+        put("linux.intelRdt", {"closID": "x"}),
+        r"linux\.intelRdt: not supported: a mounted resctrl file system .*",
+    ),
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,32 @@ def test_files_hold_what_was_asked_for_and_verify_agrees(
     found = [row for row in rows if row["field"].startswith("linux.resources.")]
     assert found
     assert [row for row in found if not row["ok"]] == []
+
+
+@pytest.fixture
+def six_huge_pages() -> Iterator[None]:
+    """More than there are now, which a test may use."""
+    file = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    if not file.exists():
+        missing("huge pages of 2 MiB")
+    before = int(file.read_text())
+    file.write_text(str(before + 6))
+    try:
+        if int(file.read_text()) < before + 6:
+            missing("room for six huge pages")
+        yield
+    finally:
+        file.write_text(str(before))
+
+
+@pytest.mark.usefixtures("six_huge_pages")
+def test_more_huge_pages_than_the_limit_are_not_to_be_had(runtime: Runtime, bundle: Bundle) -> None:
+    limited(bundle, hugepageLimits=[{"pageSize": "2MB", "limit": 4 * MiB}])
+    done = runtime.run(bundle.args("/bin/probe", "hugepages", "2", "hugepages", "3", "hugepages", "2"))
+    seen = done.stdout.splitlines()
+    assert seen == ["hugepages 2\tok", "hugepages 3\tCannot allocate memory", "hugepages 2\tok"], done
+    del bundle.linux["resources"]["hugepageLimits"]
+    assert runtime.run(bundle.args("/bin/probe", "hugepages", "3")).stdout == "hugepages 3\tok\n"
 
 
 def test_a_container_is_in_the_named_hierarchy_and_in_each_mounted_controller(

@@ -336,7 +336,7 @@ def watch_bar(oci: Command, words: tuple[str, ...], shown: bytes) -> None:
 # --json: what each verb prints, apart from those that are tested elsewhere.
 
 
-@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"cp"}))
+@pytest.mark.parametrize("verb", sorted(VERBS))
 def test_every_verb_says_in_its_help_what_its_json_holds(oci: Command, verb: str) -> None:
     helped = " ".join(oci(verb, "--help").stdout.split())
     assert re.search(r" --json print JSON: \w", helped)
@@ -377,6 +377,23 @@ def test_json_of_verbs_that_make_directories(oci: Command, tmp_path: Path) -> No
     done = oci("unbundle", "--json", tmp_path / "b", tmp_path / "nosuch", check=False)
     assert done.returncode == 1
     assert json.loads(done.stdout) == [{"directory": f"{tmp_path}/b"}]
+
+
+@pytest.mark.root
+def test_json_of_cp(oci: Command, archive: Path, tmp_path: Path) -> None:
+    oci("import", archive, "app:1")
+    (tmp_path / "f").write_text("x")
+    copied = oci.json("cp", tmp_path / "f", "app:1:/new", "--name", "app:2")
+    assert copied == {
+        "source": f"{tmp_path}/f",
+        "target": "app:1:/new",
+        "name": "docker.io/library/app:2",
+        "digest": oci.json("inspect", "app:2")["digest"],
+    }
+    told = oci.json("cp", "app:2:/new", tmp_path / "g")
+    assert told == {"source": "app:2:/new", "target": f"{tmp_path}/g"}
+    assert (tmp_path / "g").read_text() == "x"
+    assert "stdout is taken" in oci.fails("cp", "app:2:/new", "-", "--json")
 
 
 # --format with what docker has

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.lib.bundle import Bundle
+from tests.lib.declared import missing
 from tests.lib.runtime import Runtime
 from tests.system.test_cgroups import DENY_ALL, MAKE_NODES, group_of, limited
 
@@ -33,7 +34,7 @@ MEMORY = ("memory", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "mem
 @pytest.fixture(autouse=True)
 def v1() -> None:
     if not Path("/sys/fs/cgroup/memory").is_dir():
-        pytest.skip("the file names here are those of cgroup v1; tests/vm has the others")
+        missing("the memory controller on v1; tests/vm has the file names of v2")
 
 
 def test_limits_are_in_force_and_others_stay(any_runtime: Runtime, bundle: Bundle) -> None:
@@ -216,7 +217,7 @@ def test_the_quota_of_an_update_throttles(runtime: Runtime, bundle: Bundle) -> N
 
 def test_cpuset_keeps_running_processes_on_the_new_cpus(runtime: Runtime, bundle: Bundle) -> None:
     if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("one cpu is no choice")
+        missing("a second cpu")
     container = sleeper(runtime, bundle)
     runtime("update", "--cpuset-cpus", "1", container, check=True)
     status = Path(f"/proc/{runtime.state(container)['pid']}/status").read_text()

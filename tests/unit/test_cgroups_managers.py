@@ -12,10 +12,13 @@ from types import SimpleNamespace
 import pytest
 
 from ocirt import cgroups
+from ocirt.cgroups import apply, v1, v2
 from ocirt.cgroups import manager as managers
-from ocirt.cgroups import v1, v2
+from ocirt.context import Context
 from ocirt.errors import CgroupError, SpecError, Unsupported
 from ocirt.host import Host
+from ocirt.options import CreateOptions
+from ocirt.plan import Plan
 from tests.lib.declared import missing
 
 
@@ -160,6 +163,46 @@ def groups():
     for call in reversed(made):
         call()
     assert not [d for d in found.groups() if os.path.exists(os.path.dirname(d))]
+
+
+MOUNT = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}
+NEW_CGROUP, NEW_USER = {"type": "cgroup"}, {"type": "user"}
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "mount", "uid", "owner"),
+    [
+        ([NEW_CGROUP, NEW_USER], MOUNT, 0, 100000),
+        ([NEW_CGROUP, NEW_USER], MOUNT, 7, 100007),
+        ([NEW_CGROUP, NEW_USER], MOUNT, 70000, None),  # has no id on the host
+        ([NEW_CGROUP, NEW_USER], {**MOUNT, "options": ["ro"]}, 0, None),
+        ([NEW_CGROUP, NEW_USER], {**MOUNT, "destination": "/cgroup"}, 0, None),
+        ([NEW_USER], MOUNT, 0, None),
+        ([NEW_CGROUP], MOUNT, 7, 7),
+        ([NEW_CGROUP], MOUNT, os.geteuid(), None),  # is ours already
+        ([NEW_CGROUP, {**NEW_USER, "path": "/proc/1/ns/user"}], MOUNT, 0, None),
+    ],
+)
+def test_a_group_that_the_container_may_write_to_is_its_users(namespaces, mount, uid, owner):
+    maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    linux = {"namespaces": namespaces, "uidMappings": maps}
+    spec = {"process": {"user": {"uid": uid, "gid": 0}}, "mounts": [mount], "linux": linux}
+    ctx = Context(spec, Plan(), bundle="/b", container_id="c", options=CreateOptions(), host=Host())
+    assert apply.owner(ctx) == owner
+
+
+def test_only_the_files_of_delegation_are_handed_over(tmp_path, monkeypatch):
+    (tmp_path / "delegate").write_text("cgroup.procs\ncgroup.threads\nmemory.oom.group\n")
+    monkeypatch.setattr(v2, "TO_HAND_OVER", str(tmp_path / "delegate"))
+    group = tmp_path / "box"
+    group.mkdir()
+    for name in ("cgroup.procs", "cgroup.threads", "memory.max"):
+        (group / name).touch()
+    changed = []
+    monkeypatch.setattr(v2.posix, "chown", lambda path, uid, gid: changed.append((path, uid, gid)))
+    v2.V2Manager(str(group), str(tmp_path)).hand_over(7)
+    names = ["", "/cgroup.procs", "/cgroup.threads", "/memory.oom.group"]
+    assert changed == [(f"{group}{name}", 7, -1) for name in names]
 
 
 def join(found: v1.V1Manager, command: str = "sleep 60") -> subprocess.Popen:

@@ -119,7 +119,8 @@ ROWS = [
     ({"cpu": {"cpus": "", "mems": ""}}, {}, {}),
     ({"pids": {"limit": 100}}, {"pids.max": "100"}, {"pids.max": "100"}),
     ({"pids": {"limit": -1}}, {"pids.max": "max"}, {"pids.max": "max"}),
-    ({"pids": {"limit": 0}}, {}, {}),
+    ({"pids": {"limit": 0}}, {"pids.max": "1"}, {"pids.max": "1"}),  # no fork
+    ({"pids": {}}, {}, {}),
     ({"blockIO": {"weight": 500}}, {"blkio.weight": "500"}, {"io.bfq.weight": "500"}),
     ({"blockIO": {"weight": 0}}, {}, {}),
     ({"blockIO": {"leafWeight": 500}}, {"blkio.leaf_weight": "500"}, None),
@@ -276,6 +277,11 @@ def test_swap_that_is_off_does_not_satisfy_a_limit(tmp_path):
     [
         ({"memory": {"swap": 300}}, 2, "linux.resources.memory.swap"),
         ({"memory": {"swap": 100, "limit": 200}}, 2, "linux.resources.memory.swap"),
+        ({"memory": {"swap": 100, "limit": -1}}, 2, "linux.resources.memory.swap"),
+        ({"unified": {".max": "1"}}, 2, "linux.resources.unified..max"),
+        ({"unified": {"../x/memory.max": "1"}}, 2, "linux.resources.unified.../x/memory.max"),
+        ({"unified": {"cgroup.freeze": "1"}}, 2, "linux.resources.unified.cgroup.freeze"),
+        ({"unified": {"cgroup.procs": "0"}}, 2, "linux.resources.unified.cgroup.procs"),
         ({"memory": {"swappiness": 101}}, 1, "linux.resources.memory.swappiness"),
         ({"cpu": {"shares": 1}}, 1, "linux.resources.cpu.shares"),
         ({"cpu": {"shares": 262145}}, 1, "linux.resources.cpu.shares"),
@@ -336,7 +342,8 @@ def test_every_property_of_the_schema_has_a_row():
         ({"pids": {"limit": -1}}, 2, [("TasksMax", "t", 18446744073709551615)]),
         ({"blockIO": {"weight": 500}}, 2, [("IOWeight", "t", 4950)]),
         ({"blockIO": {"weight": 500}}, 1, [("BlockIOWeight", "t", 500)]),
-        ({"pids": {"limit": 0}, "network": {"classID": 3}}, 2, []),
+        ({"pids": {"limit": 0}, "network": {"classID": 3}}, 2, [("TasksMax", "t", 1)]),
+        ({"unified": {"pids.max": "0"}}, 2, [("TasksMax", "t", 1)]),
         (
             {
                 "blockIO": {

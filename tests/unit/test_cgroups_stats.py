@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import posix
 import select
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ocirt.cgroups import oom
 from ocirt.cgroups import stats as module
 from ocirt.cgroups.oom import Watch, report
 from ocirt.cli.events import seconds
@@ -193,6 +197,45 @@ def test_v2_tells_a_kill_by_its_counter(tmp_path):
         watch.close()
 
 
+class Gone:
+    """posix where a group that was there is gone."""
+
+    def __init__(self) -> None:
+        self.is_gone = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(posix, name)
+
+    def pread(self, *words: Any) -> bytes:
+        if self.is_gone:
+            raise OSError(errno.ENODEV, "No such device")
+        return posix.pread(*words)
+
+
+@pytest.mark.parametrize(
+    ("counts", "told", "unread"),
+    [
+        ("max 4\noom_kill 0\n", False, False),
+        ("max 5\noom_kill 0\n", False, True),  # the limit was reached, and the kill is told of too late
+        ("max 4\noom_kill 0\n", True, True),
+    ],
+)
+def test_a_group_that_is_gone_with_its_count_leaves_what_was_seen_before(
+    tmp_path, monkeypatch, counts, told, unread
+):
+    kernel = Gone()
+    monkeypatch.setattr(oom, "posix", kernel)
+    events = tmp_path / "memory.events"
+    events.write_text("max 4\noom_kill 0\n")
+    watch = Watch({"": str(tmp_path)}, 2)
+    events.write_text(counts)
+    assert not watch.happened()
+    kernel.is_gone = True
+    assert not watch.happened(told)
+    assert watch.unread == unread
+    assert watch.fd == -1
+
+
 def test_v1_registers_an_eventfd_for_the_oom_control_file(tmp_path):
     (tmp_path / "memory.oom_control").write_text("")
     (tmp_path / "cgroup.event_control").write_text("")
@@ -205,6 +248,9 @@ def test_v1_registers_an_eventfd_for_the_oom_control_file(tmp_path):
         os.eventfd_write(watch.fd, 1)
         (tmp_path / "memory.oom_control").unlink()  # it is also written to when the group goes
         assert not watch.happened()
+        os.eventfd_write(watch.fd, 1)
+        os.eventfd_write(watch.fd, 1)
+        assert watch.happened()  # both
     finally:
         watch.close()
 

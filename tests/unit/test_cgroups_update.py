@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ocirt.cgroups import update
+from ocirt.cgroups import files, update
 from ocirt.cgroups.v1 import V1Manager
 from ocirt.cgroups.v2 import V2Manager
 from ocirt.cli.update import asked_for, number
@@ -158,6 +158,15 @@ def test_the_same_value_is_written_again(tmp_path):
     assert contents(tmp_path) == {"pids.max": "5"}
 
 
+def test_the_weights_of_devices_are_written_again_with_another_weight_of_all():
+    """BFQ sets every device to it."""
+    device = {"major": 8, "minor": 0, "weight": 300}
+    old = {"blockIO": {"weight": 500, "weightDevice": [device]}}
+    asked = {"blockIO": {"weight": 700}}
+    rows = update.changed(old, update.merge(old, asked), asked, 2)
+    assert [value[0] for _, _, value in rows] == ["700", "8:0 300"]
+
+
 def test_the_oom_killer_can_be_switched_on_again(tmp_path):
     manager = v1_manager(tmp_path, memory__oom_control="oom_kill_disable 1\nunder_oom 0\n")
     old = {"memory": {"disableOOMKiller": True}}
@@ -247,6 +256,18 @@ def test_when_one_is_refused_the_old_limits_are_in_force_again(tmp_path):
 )
 def test_a_file_is_given_back_what_was_in_it(name, before, written, former):
     assert update.former_text(name, before, written) == former
+
+
+def test_the_weights_of_devices_are_given_back_after_that_of_all(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(files, "write_file", lambda path, text: written.append((path, text)))
+    undo = [
+        ("/g/blkio.bfq.weight", "500", "700"),
+        ("/g/blkio.bfq.weight_device", "8:0 300", "8:0 200"),
+        ("/g/pids.max", "5", "6"),
+    ]
+    assert update.roll_back(undo) == []
+    assert [text for _, text in written] == ["5", "500", "8:0 300"]
 
 
 def test_a_file_that_cannot_be_set_back_is_told(tmp_path, monkeypatch):

@@ -227,6 +227,36 @@ def test_an_answer_that_does_not_come_in_time_is_etimedout(peers):
     release.set()
 
 
+def test_a_queue_of_others_at_the_socket_is_waited_for(peers, tmp_path, monkeypatch):
+    """As it was seen with many containers at once: a socket that does not block gets EAGAIN there."""
+    (tmp_path / "systemd").mkdir()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "systemd/private"))
+    listener.listen(0)
+    others = [socket.socket(socket.AF_UNIX)]
+    others[0].connect(str(tmp_path / "systemd/private"))  # the queue is full now
+    accepted: list[socket.socket] = []
+
+    def accept() -> None:
+        time.sleep(0.2)
+        for _ in range(2):
+            accepted.append(listener.accept()[0])
+        accepted[-1].sendall(OK)
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    with dbus.Bus(user=True):
+        thread.join(5)
+    others.append(socket.socket(socket.AF_UNIX))
+    others[-1].connect(str(tmp_path / "systemd/private"))
+    monkeypatch.setattr(dbus, "TIMEOUT", 1)
+    monkeypatch.setattr(dbus, "addresses", lambda user: [(os.fsencode(tmp_path / "systemd/private"), user)])
+    with pytest.raises(OSError, match="Connection timed out"):
+        dbus.Bus(user=True)
+    for each in (*others, *accepted, listener):
+        each.close()
+
+
 def test_a_closed_connection_is_an_error(peers):
     peers("systemd/private", let_in)
     with dbus.Bus(user=True) as bus, pytest.raises((ConnectionResetError, BrokenPipeError)):

@@ -11,6 +11,7 @@ from ocirt.cli.doctor import text
 from ocirt.doctor import BROKEN, MISSING, OK, Finding, Host, examine
 
 V2_MOUNT = "30 20 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n"
+RESCTRL_MOUNT = "34 20 0:34 / /sys/fs/resctrl rw - resctrl resctrl rw\n"
 ROOT_MOUNT = "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
 V1_MOUNTS = (
     "31 20 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
@@ -22,14 +23,17 @@ PROC_CGROUPS = (
     "memory\t4\t1\t1\npids\t0\t1\t1\nrdma\t0\t1\t0\nblkio\t0\t1\t1\n"
 )
 FILES = {
-    "/proc/self/mountinfo": ROOT_MOUNT + V2_MOUNT,
+    "/proc/self/mountinfo": ROOT_MOUNT + V2_MOUNT + RESCTRL_MOUNT,
     "/proc/cgroups": PROC_CGROUPS,
     "/sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory hugetlb pids rdma misc\n",
     "/sys/fs/cgroup/system.slice/memory.max": "max\n",
     "/sys/fs/cgroup/system.slice/memory.swap.max": "max\n",
     "/proc/pressure/memory": "some avg10=0.00\n",
     "/proc/key-users": "    0:     3 2/2 1/200 5/25000\n",
-    "/proc/filesystems": "nodev\tsysfs\n\text4\nnodev\toverlay\n",
+    "/proc/filesystems": "nodev\tsysfs\n\text4\nnodev\toverlay\nnodev\tresctrl\n",
+    "/sys/fs/resctrl/info/L3/cbm_mask": "fffff\n",
+    "/sys/fs/resctrl/info/MB/bandwidth_gran": "10\n",
+    "/sys/fs/resctrl/info/last_cmd_status": "ok\n",
     "/proc/sys/kernel/seccomp/actions_avail": "kill_process errno allow\n",
     "/sys/kernel/security/lsm": "lockdown,apparmor,landlock,selinux\n",
     "/run/systemd/private": "",
@@ -48,6 +52,8 @@ class Built(Host):
         self.forbidden: dict[str, str] = {}
         self.unmapped: dict[str, str] = {}
         self.programs = ["criu", "newuidmap", "newgidmap", "fuse-overlayfs", "slirp4netns", "apparmor_parser"]
+        self.answer = (0, "Looks good.\n")
+        self.ran: list[tuple[str, ...]] = []
         for name, content in {**FILES, **changes}.items():
             if content is not None:
                 file = root / name.lstrip("/")
@@ -56,6 +62,10 @@ class Built(Host):
 
     def which(self, program: str) -> str:
         return f"/usr/bin/{program}" if program in self.programs else ""
+
+    def run(self, *words: str) -> tuple[int, str]:
+        self.ran.append(words)
+        return self.answer
 
     def can_unshare(self, flag: str) -> str:
         return self.forbidden.get(flag, "")
@@ -208,6 +218,11 @@ def test_a_user_without_subordinate_ids_gets_the_command(tmp_path):
         ({"/sys/kernel/security/lsm": None}, "modules", "mount -t securityfs none /sys/kernel/security"),
         ({"/proc/sys/kernel/seccomp/actions_avail": None}, "seccomp", ""),
         ({"/proc/filesystems": "\text4\n"}, "overlay", "modprobe overlay"),
+        (
+            {"/proc/self/mountinfo": ROOT_MOUNT + V2_MOUNT},
+            "resctrl",
+            "mount -t resctrl resctrl /sys/fs/resctrl",
+        ),
         ({"/dev/fuse": None}, "/dev/fuse", "modprobe fuse"),
         ({"/proc/pressure/memory": None}, "pressure (PSI)", "boot with psi=1"),
         ({"/run/systemd/private": None}, "systemd", ""),
@@ -230,6 +245,36 @@ def test_file_systems_that_cannot_have_other_ids_are_named(tmp_path):
     host = Built(tmp_path, **{"/proc/self/mountinfo": mounts})
     host.unmapped["/data"] = "Invalid argument"
     assert wanting(host) == {"idmap nfs": (MISSING, "nfs at /data: Invalid argument", "")}
+
+
+def test_criu_is_asked_whether_it_works(tmp_path):
+    host = Built(tmp_path)
+    assert told(host)["criu"].found == "/usr/bin/criu: `criu check` succeeds"
+    assert host.ran == [("/usr/bin/criu", "check")]
+    lines = (
+        "Warn  (criu/kerndat.c:1): no such thing",
+        "Error (criu/cr-check.c:99): Kernel doesn't support PTRACE_O_SUSPEND_SECCOMP",
+        "Error (criu/cr-check.c:7): Dirty tracking is OFF",
+    )
+    host.answer = (1, "\n".join(lines))
+    why = "Kernel doesn't support PTRACE_O_SUSPEND_SECCOMP; Dirty tracking is OFF"
+    assert wanting(host) == {"criu": (MISSING, f"/usr/bin/criu: `criu check`: {why}", "")}
+    host.programs.remove("criu")
+    assert wanting(host)["criu"] == (MISSING, "not installed", "apt-get install criu")
+
+
+def test_a_program_that_hangs_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "PATIENCE", 0.2)
+    assert Host(str(tmp_path)).run("/bin/sleep", "60") == (-1, "did not end within 0.2 s")
+    assert Host(str(tmp_path)).run("/bin/sh", "-c", "pwd; exit 3") == (3, "/\n")
+    assert Host(str(tmp_path)).run("/nonexistent") == (-1, "No such file or directory")
+
+
+def test_on_v1_misc_is_a_controller_like_the_others(tmp_path):
+    host = Built(tmp_path, **{"/proc/self/mountinfo": ROOT_MOUNT + V1_MOUNTS})
+    finding = told(host)["misc"]
+    assert (finding.state, finding.found) == (MISSING, "not in this kernel")
+    assert finding.needed == "misc.current of one container"
 
 
 def test_the_table_ends_with_needs_and_commands():

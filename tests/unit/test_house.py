@@ -29,7 +29,7 @@ LAYERS = (
     # what applies fields: these do not know each other
     (
         "namespaces idmap rootfs mounts mount_options sources cgroup_mount devices terminal sysctl process "
-        "capabilities seccomp seccomp_compile lsm hooks notify netdev cgroups"
+        "capabilities seccomp seccomp_compile lsm hooks notify netdev intelrdt cgroups"
     ),
     "observe",  # reads back, and shares no code with what applies
     "fields",

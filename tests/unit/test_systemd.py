@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EEXIST, EIO, ENOENT
+from errno import EEXIST, EIO, ENOENT, ETIMEDOUT
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +10,10 @@ import pytest
 
 from ocirt.cgroups import dbus, gvariant, systemd
 from ocirt.cgroups.manager import Manager
-from ocirt.errors import CgroupError, SpecError, Unsupported
+from ocirt.context import Context
+from ocirt.errors import CgroupError, SpecError
+from ocirt.options import CreateOptions
+from ocirt.plan import Plan
 
 V2 = SimpleNamespace(
     cgroup_layout="v2",
@@ -125,7 +128,7 @@ def test_device_rules_become_a_list_of_what_is_allowed():
         {"allow": True, "type": "c", "major": 13, "access": "r"},
         {"allow": False, "type": "b", "major": 8, "minor": 0, "access": "w"},
     ]
-    policy, reset, allow = systemd.device_properties(entries)
+    policy, reset, allow = systemd.device_properties(entries, 2)
     assert policy == ("DevicePolicy", ("s", "strict"))
     assert reset == ("DeviceAllow", ("a(ss)", []))
     found = dict(allow[1][1])
@@ -137,10 +140,17 @@ def test_device_rules_become_a_list_of_what_is_allowed():
 
 
 def test_without_a_general_denial_systemd_keeps_out_of_it():
-    assert systemd.device_properties([{"allow": True, "access": "rwm"}]) == [
+    assert systemd.device_properties([{"allow": True, "access": "rwm"}], 2) == [
         ("DevicePolicy", ("s", "auto")),
         ("DeviceAllow", ("a(ss)", [])),
     ]
+
+
+def test_on_v1_a_scope_is_in_the_devices_hierarchy_in_any_case():
+    """It cannot enter or leave it later: systemd would move the processes out of their group."""
+    found = systemd.device_properties([{"allow": True, "access": "rwm"}], 1)
+    assert found[0] == ("DevicePolicy", ("s", "strict"))
+    assert found[2] == ("DeviceAllow", ("a(ss)", [("char-*", "rwm"), ("block-*", "rwm")]))
 
 
 @pytest.mark.parametrize(
@@ -216,6 +226,38 @@ def test_what_is_no_gvariant_is_a_value_error(text):
 
 
 # The manager
+
+
+def chosen(**spec: Any) -> systemd.SystemdManager:
+    host = SimpleNamespace(**V2.__dict__, rootless=False)
+    options = CreateOptions()
+    ctx = Context(spec, Plan(), bundle="/b", container_id="box", options=options, host=host)  # type: ignore[arg-type]
+    return systemd.choose(ctx, "a.slice:x:box", False)
+
+
+def test_limits_and_device_rules_count_more_than_annotations():
+    annotations = {"org.systemd.property.TasksMax": "uint64 9", "org.systemd.property.DevicePolicy": "'auto'"}
+    resources = {"pids": {"limit": 5}, "devices": [DENY_ALL]}
+    manager = chosen(annotations=annotations, linux={"resources": resources})
+    assert manager.wanted is not None
+    found = dict(manager.wanted)  # the last of a name is the one that systemd keeps
+    assert found["TasksMax"] == ("t", 5)
+    assert found["DevicePolicy"] == ("s", "strict")
+    assert not manager.tell_devices
+
+
+def test_the_rules_come_later_when_a_mount_needs_a_device():
+    mounts = [{"destination": "/data", "type": "ext4", "source": "/dev/sdb"}]
+    manager = chosen(mounts=mounts, linux={"resources": {"devices": [DENY_ALL]}})
+    assert manager.tell_devices
+    assert manager.wanted is not None
+    assert "DevicePolicy" not in dict(manager.wanted)
+
+
+def test_files_are_those_of_the_group_below_the_scope():
+    manager = chosen(annotations={systemd.SUBGROUP: "payload"}, linux={})
+    assert manager.paths[""].endswith("/a.slice/x-box.scope/payload")
+    assert manager.save()["subgroup"] == "payload"
 
 
 class FakeBus:
@@ -316,9 +358,19 @@ def test_an_update_tells_systemd_of_device_rules(scope):
     manager.update_devices([DENY_ALL], [DENY_ALL, {"allow": True, "type": "c", "access": "r"}])
     assert bus.calls == ["SetUnitProperties", "Ping"]
     assert len(told) == 1
+
+
+def test_on_v1_a_bus_that_hangs_is_found_before_the_processes_are_stopped(scope, monkeypatch):
+    manager, bus = scope({"Ping": [TimeoutError(ETIMEDOUT, "Connection timed out")]}, wanted=None)
     manager.version = 1
-    with pytest.raises(Unsupported, match="rules from the start"):
-        manager.update_devices([{"allow": True, "access": "rwm"}], [DENY_ALL])
+    monkeypatch.setattr(Manager, "freeze", lambda self: bus.calls.append("freeze"))
+    rule = {"allow": True, "type": "c", "access": "r"}
+    with pytest.raises(CgroupError, match="Connection timed out"):
+        manager.update_devices([DENY_ALL], [DENY_ALL, rule])
+    assert bus.calls == ["Ping"]
+    manager.files.replace_devices = lambda entries: bus.calls.append("files")
+    manager.update_devices([DENY_ALL], [DENY_ALL, rule])
+    assert bus.calls[1:] == ["Ping", "freeze", "SetUnitProperties", "Ping", "files"]
 
 
 @pytest.mark.parametrize(
@@ -333,18 +385,60 @@ def test_a_systemd_that_knows_idle_groups_is_told_of_one(scope, version, told):
     assert ("TasksMax", ("t", 5)) in bus.arguments[1][2]
 
 
-def test_a_new_scope_is_told_of_device_rules_that_deny_something(scope):
+def test_a_new_scope_is_told_of_device_rules_later_when_the_init_needs_other_devices_before(scope):
     manager, bus = scope({})
+    manager.tell_devices = True
     manager.attach(42)
     manager.apply_devices([DENY_ALL])
     assert bus.calls == ["StartTransientUnit", "SetUnitProperties", "Ping"]
-    assert bus.arguments[1][2] == systemd.device_properties([DENY_ALL])
+    assert bus.arguments[1][2] == systemd.device_properties([DENY_ALL], 2)
 
-    manager, bus = scope({})
+
+def test_a_new_scope_takes_one_call(scope):
+    manager, bus = scope({}, systemd.device_properties([DENY_ALL], 2))
     manager.attach(42)
-    manager.apply_devices([{"allow": True, "access": "rwm"}])
+    manager.apply({})
+    manager.apply_devices([DENY_ALL])
     assert bus.calls == ["StartTransientUnit"]
     assert bus.closed
+
+
+@pytest.mark.parametrize(
+    ("mount", "opens"),
+    [
+        ({"type": "ext4", "source": "/dev/sdb"}, True),
+        ({"type": "tmpfs", "source": "tmpfs"}, False),
+        ({"type": "bind", "source": "/srv"}, False),
+        ({"type": "none", "source": "/srv", "options": ["rbind", "ro"]}, False),
+        ({"type": "proc"}, False),
+    ],
+)
+def test_a_file_system_on_a_device_needs_that_device(mount, opens):
+    assert systemd.may_open_devices([{"destination": "/x", **mount}]) == opens
+
+
+@pytest.mark.parametrize(
+    ("annotations", "name"),
+    [({}, ""), ({systemd.SUBGROUP: ""}, ""), ({systemd.SUBGROUP: "container"}, "container")],
+)
+def test_an_annotation_names_the_group_below_the_scope(annotations, name):
+    assert systemd.subgroup(annotations) == name
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "/", "."])
+def test_a_group_below_the_scope_cannot_lie_elsewhere(name):
+    with pytest.raises(SpecError, match=r"annotations\.run\.oci\.systemd\.subgroup: .* is not the name"):
+        systemd.subgroup({systemd.SUBGROUP: name})
+
+
+@pytest.mark.parametrize(("inner", "told"), [("payload", "/payload"), ("", "")])
+def test_systemd_is_told_which_group_of_the_scope_exec_is_to_join(scope, inner, told):
+    manager, bus = scope({}, wanted=None)
+    manager.subgroup = inner
+    manager.paths = {"": f"/nowhere/x.scope{told}"}
+    manager.attach(7)
+    assert bus.calls == ["AttachProcessesToUnit"]
+    assert bus.arguments[0] == ("x.scope", told, [7])
 
 
 def test_a_failed_unit_of_the_same_name_is_forgotten_first(scope):
@@ -395,10 +489,22 @@ def test_a_scope_that_ended_by_itself_is_deleted_without_an_error(scope):
     assert bus.calls == ["StopUnit"]
 
 
-def test_a_scope_is_stopped_and_reset(scope):
+def test_a_scope_is_stopped_by_one_call(scope):
     manager, bus = scope({}, None)
     manager.destroy()
-    assert bus.calls == ["StopUnit", "ResetFailedUnit"]
+    assert bus.calls == ["StopUnit"]
+
+
+@pytest.mark.parametrize("call", ["destroy", "remove_empty"])
+def test_the_scope_goes_with_the_group_below_it(scope, tmp_path, call):
+    """On v1 nobody else removes it in the hierarchies that systemd does not use."""
+    group = tmp_path / "x.scope/payload"
+    group.mkdir(parents=True)
+    manager, _ = scope({}, None)
+    manager.subgroup = "payload"
+    manager.files.paths = {"pids": str(group)}
+    getattr(manager, call)()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_cgroup_of_a_user_lies_below_the_users_manager():
@@ -415,3 +521,5 @@ def test_it_is_saved_with_its_unit_and_loaded_again(monkeypatch):
     assert again.save() == manager.save()
     assert again.paths == {"": "/sys/fs/cgroup/system.slice/x.scope"}
     assert (again.unit, again.user, again.needs_pid) == ("x.scope", True, True)
+    manager.subgroup = "payload"
+    assert systemd.load(manager.save()).subgroup == "payload"

@@ -97,7 +97,7 @@ def make_rootfs():
     for name in ("bin", "dev", "proc", "sys", "tmp", "etc"):
         os.makedirs(f"{ROOTFS}/{name}", exist_ok=True)
     subprocess.run(["cp", "/bin/busybox", f"{ROOTFS}/bin/busybox"], check=True)
-    for applet in ("sh", "cat", "sleep", "dd", "mknod", "echo", "true", "id", "ls", "touch"):
+    for applet in ("sh", "cat", "sleep", "dd", "mknod", "echo", "true", "id", "ls", "touch", "mkdir", "wget"):
         with contextlib.suppress(FileExistsError):
             os.symlink("busybox", f"{ROOTFS}/bin/{applet}")
 
@@ -436,6 +436,81 @@ def systemd_knows_the_limits(runtime, driver):
         )
 
 
+@case("systemd", "rootless")
+@case("systemd", layouts=("v1", "hybrid"), only="ocirt")
+def a_sub_cgroup_of_the_scope_is_the_group_of_the_container(runtime, driver):
+    v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+    key, memory = ("", "") if v2 else ("name=systemd", "memory")
+    spec = config(rootless=driver == "rootless", **LIMITS)
+    if memory:
+        spec["linux"]["resources"]["memory"] = {"limit": 64 * MIB}
+    spec["annotations"] = {"run.oci.systemd.subgroup": "payload"}
+    spec["linux"]["namespaces"].remove({"type": "cgroup"})
+    spec["mounts"] = [mount for mount in spec["mounts"] if mount["type"] != "cgroup"]
+    with runtime.started(spec, **where(driver)) as container:
+        scope = expected_group(driver, container)
+        for hierarchy in (key, memory):
+            expect(cgroup_of(container.pid, hierarchy), f"{scope}/payload", f"the group in {hierarchy!r}")
+        lines = set(container.exec("cat", "/proc/self/cgroup").splitlines())
+        expect(lines, set(read(f"/proc/{container.pid}/cgroup").splitlines()), "what exec reads")
+        file = "memory.limit_in_bytes" if memory else "memory.max"
+        group = f"/sys/fs/cgroup/{memory}{scope}/payload"
+        expect(read(f"{group}/{file}"), str(64 * MIB), file)
+        if runtime.name == "ocirt":
+            words = ["--memory", "96M", *([] if memory else ["--memory-swap", "96M"])]
+            runtime.call("update", *words, container.name, **container.how)
+            expect(read(f"{group}/{file}"), str(96 * MIB), f"{file} after the update")
+            runtime.call("pause", container.name, **container.how)
+            frozen = read(f"{group}/cgroup.freeze") if not memory else cgroup_of(container.pid, "freezer")
+            expect(frozen, f"{scope}/payload" if memory else "1", "what is frozen")
+            runtime.call("resume", container.name, **container.how)
+            container.unit = os.path.basename(scope)
+            if not memory:
+                expect(container.show("MemoryMax"), {"MemoryMax": str(96 * MIB)}, "what systemd knows")
+    left = [path for path, _, _ in os.walk("/sys/fs/cgroup") if container.name in path]
+    expect(left, [], "what is left")
+
+
+@case(layouts=("v2", "v1", "hybrid"), only="ocirt")
+def a_container_is_made_by_one_call_to_systemd(runtime):
+    """By the bus, where it can be seen."""
+    os.rename("/run/systemd/private", "/run/systemd/private.away")
+    words = ["busctl", "monitor", "--match=type=method_call,destination=org.freedesktop.systemd1"]
+    with open(f"{WORK}/calls", "w+") as told:
+        monitor = subprocess.Popen(words, stdout=told, stderr=subprocess.DEVNULL)
+        try:
+            time.sleep(2)
+            with runtime.started(config(pids={"limit": 9}), **where("systemd")) as container:
+                seen = lambda: read(told.name).count("Member=")  # noqa: E731
+                wait_until(lambda: seen() > 0, "a call is seen")
+                time.sleep(1)
+                expect(read(told.name).split("Member=")[1].split()[0], "StartTransientUnit", "the call")
+                expect(seen(), 1, "the number of calls")
+            expect(os.path.exists(f"/sys/fs/cgroup{container.cgroup}"), False, "the group is there")
+            time.sleep(1)
+            calls = [part.split()[0] for part in read(told.name).split("Member=")[1:]]
+            expect(calls, ["StartTransientUnit", "StopUnit"], "the calls of its whole life")
+        finally:
+            monitor.kill()
+            monitor.wait()
+            os.rename("/run/systemd/private.away", "/run/systemd/private")
+
+
+@case(layouts=("v2", "v1", "hybrid"), only="ocirt")
+def a_mount_may_need_a_device_that_the_rules_deny(runtime):
+    """The disk of the guest, read-only: its rule comes after the mount."""
+    spec = shell("ls /mnt/usr && (: < /dev/disk) || echo refused")
+    spec["linux"]["devices"] = [{"path": "/dev/disk", "type": "b", "major": 254, "minor": 0}]
+    root = next(line.split() for line in read("/proc/self/mounts").splitlines() if line.split()[1] == "/")
+    mount = {"destination": "/mnt", "type": root[2], "source": root[0], "options": ["ro"]}
+    spec["mounts"].append(mount)
+    os.makedirs(f"{ROOTFS}/mnt", exist_ok=True)
+    status, output = runtime.run(spec, **where("systemd"))
+    expect(status, 0, f"the status ({output})")
+    expect_in("bin", output)
+    expect_in("refused", output)
+
+
 @case(only="ocirt")
 def systemd_knows_the_device_rules(runtime):
     with runtime.started(config(), **where("systemd")) as container:
@@ -682,5 +757,6 @@ if __name__ == "__main__":
     # By its name, so that the modules with more cases add them to the same list.
     import guest_cases
     import guest_controllers  # noqa: F401
+    import guest_effects  # noqa: F401
 
     sys.exit(guest_cases.main(sys.argv[1], sys.argv[2], sys.argv[3:]))

@@ -125,8 +125,8 @@ def an_update_that_is_refused_changes_nothing(runtime, driver):
         expect(container.read("pids.max"), "50", "pids.max")
 
 
-@case("cgroupfs", "systemd", only="ocirt")
-def an_update_replaces_the_device_program(runtime, driver):
+@case("cgroupfs", "systemd", layouts=("v2", "v1", "hybrid"), only="ocirt")
+def an_update_replaces_the_device_rules(runtime, driver):
     with runtime.started(shell("mknod /tmp/d c 1 11; sleep 1000"), **where(driver)) as container:
         node = f"/proc/{container.pid}/root/tmp/d"
         wait_until(lambda: os.path.exists(node), "the node is made")
@@ -139,6 +139,9 @@ def an_update_replaces_the_device_program(runtime, driver):
             expect(status == 0, wanted, f"opened ({output.strip()})")
         update(container, {"devices": [{"allow": True, "access": "rwm"}]})
         runtime.call(*look, **container.how)
+        update(container, {"devices": [deny]})
+        status, output = runtime.call(*look, check=False, **container.how)
+        expect(status != 0, True, f"refused once more ({output.strip()})")
 
 
 @case("cgroupfs", "systemd", only="ocirt")
@@ -301,6 +304,9 @@ def doctor_finds_the_layout_and_what_is_delegated(runtime):
         layout = next((names[kind, point] for _, point, kind, *_ in mounts if (kind, point) in names), "v1")
         expect(found["layout"]["found"], layout, "the layout")
         expect(found["systemd"]["state"], "ok", "systemd")
+        expect(found["misc"]["state"], "ok", "misc")
+        if not user:
+            expect(found["criu"]["found"], "/usr/sbin/criu: `criu check` succeeds", "criu")
         if layout == "v2":
             expect(found["delegation to 1000"]["state"], "ok", "delegation")
         else:

@@ -15,6 +15,7 @@ from tests.vm import run
 sys.path.insert(0, str(Path(__file__).parent))
 import guest_cases  # type: ignore[import-not-found]
 import guest_controllers  # type: ignore[import-not-found]  # noqa: F401
+import guest_effects  # type: ignore[import-not-found]  # noqa: F401
 
 LINE = re.compile(r"(ok|FAIL) (\S+?)(?:: (.*))? \([\d.]+ s\)")
 NAMES = {

@@ -54,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-L", "--follow-link", action="store_true", help="follow a symlink that is SOURCE")
     parser.add_argument("--name", metavar="NAME", help="of the image that is made (default: TARGET's own)")
     common.add_platform(parser)
-    common.add_json(parser, "source and target, name and digest of an image that is made; not beside TARGET -")
+    common.add_json(
+        parser, "source and target, name and digest of an image that is made; not beside TARGET -"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,69 @@
+"""A whole container in a class of service, over a directory that stands for resctrl: in this process,
+as no program can mount one here.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ocirt import Container
+from ocirt.errors import CgroupError
+from ocirt.options import CreateOptions, ExecOptions
+from tests.lib.bundle import Bundle
+from tests.lib.resctrl import Resctrl
+from tests.lib.runtime import Runtime
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def resctrl(tmp_path, monkeypatch):
+    root = tmp_path / "resctrl"
+    root.mkdir()
+    return Resctrl(root, monkeypatch)
+
+
+def start(runtime: Runtime, bundle: Bundle, **asked: object) -> Container:
+    bundle.linux["intelRdt"] = asked
+    bundle.args("/bin/sleep", "60").write()
+    options = CreateOptions()
+    return Container.create(
+        str(bundle.path), runtime.new_id(), root=str(runtime.root), options=options, start=True
+    )
+
+
+def test_the_init_and_exec_write_themselves_to_tasks_and_delete_takes_the_class(runtime, bundle, resctrl):
+    container = start(runtime, bundle, l3CacheSchema="L3:0=ff", enableMonitoring=True)
+    group = resctrl.root / container.id
+    try:
+        tasks = [group / "tasks", group / f"mon_groups/{container.id}/tasks"]
+        assert [path.read_text() for path in tasks] == ["0", "0"]  # 0 means the writer
+        for path in tasks:
+            path.write_text("")
+        words = {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
+        started = container.exec(words, ExecOptions())
+        assert started.wait() == 0
+        started.close()
+        assert [path.read_text() for path in tasks] == ["0", "0"]
+        data = container.stats()["data"]["intel_rdt"]
+        assert data["l3_cache_schema"] == "L3:0=ff;1=fffff"
+        container.update({}, intel_rdt={"memBwSchema": "MB:1=20"})
+        assert resctrl.schemata(container.id) == ["MB:0=100;1=20", "L3:0=ff;1=fffff"]
+        asked = json.loads((runtime.root / container.id / "config.json").read_text())["linux"]["intelRdt"]
+        assert asked["memBwSchema"] == "MB:1=20"
+        with pytest.raises(CgroupError, match=r"linux\.resources\.cpu\.mems"):
+            container.update({"cpu": {"mems": "7"}}, intel_rdt={"memBwSchema": "MB:1=50"})
+        assert resctrl.schemata(container.id)[0] == "MB:0=100;1=20"
+        for path in tasks:
+            path.write_text("")
+    finally:
+        container.delete(force=True)
+    assert not group.exists()
+
+
+def test_a_create_that_fails_leaves_no_class(runtime, bundle, resctrl):
+    with pytest.raises(CgroupError, match=r"linux\.intelRdt\.schemata\[0\]"):
+        start(runtime, bundle, schemata=["L2:0=f"])
+    assert resctrl.classes() == []
