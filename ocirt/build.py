@@ -6,6 +6,7 @@ import posix
 
 from ocirt import kernel
 from ocirt.cgroups.apply import is_cloned_into
+from ocirt.cgroups.resources import read_as_written
 from ocirt.context import Context
 from ocirt.errors import StepError
 from ocirt.fields import compile_fields
@@ -72,6 +73,7 @@ def _context(
     spec: dict[str, Any], bundle: str, container_id: str, options: CreateOptions, host: Host, start: bool
 ) -> Context:
     """All that is known before the plan is compiled: enough to start the init."""
+    spec = read_as_written(spec)
     plan = Plan()
     ctx = Context(spec, plan, bundle=bundle, container_id=container_id, options=options, host=host)
     if ctx.terminal or options.console_socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ocirt import state
+from ocirt.cgroups.resources import read_as_written
 from ocirt.cgroups.update import merge
 from ocirt.errors import WrongState
 from ocirt.spec import check as checks
@@ -36,7 +37,7 @@ def update(
         status = container.status
         if status in ("stopped", "creating"):
             raise WrongState(status, "running", "container not running")
-        spec = container.spec
+        spec = read_as_written(container.spec)
         linux = spec.get("linux") or {}
         checks.check_shape({**spec, "linux": {**linux, "resources": asked}}, "config", "resources")
         old = linux.get("resources") or {}

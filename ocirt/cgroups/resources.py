@@ -32,6 +32,25 @@ UNLIMITED = (1 << 63) - 1
 DEFAULT_PERIOD_US = 100_000
 
 
+# Older documents
+
+BEFORE_1_3 = ("1.0.", "1.1.", "1.2.")
+
+
+def read_as_written(spec: dict[str, Any]) -> dict[str, Any]:
+    """A valid document without a pids.limit of 0 from before runtime-spec 1.3, where it was no limit.
+
+    podman writes it for --pids-limit=-1, CRI-O for none. Now it is one (config-linux.md, PIDs).
+    """
+    linux = spec.get("linux") or {}
+    resources = linux.get("resources") or {}
+    version = spec.get("ociVersion") or ""
+    if (resources.get("pids") or {}).get("limit") != 0 or not version.startswith(BEFORE_1_3):
+        return spec
+    others = {name: value for name, value in resources.items() if name != "pids"}
+    return {**spec, "linux": {**linux, "resources": others}}
+
+
 # Conversions
 
 

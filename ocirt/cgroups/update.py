@@ -39,6 +39,8 @@ def merge(old: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
             new[section] = _merge_lists(old.get(section), given)
         else:
             new[section] = _merge_section(section, old.get(section) or {}, given)
+    if (asked.get("pids") or {}).get("limit") == 0:
+        new["pids"]["limit"] = 1  # the same, also in a document of a version where 0 is no limit
     memory = asked.get("memory") or {}
     if memory.get("limit") == -1 and not memory.get("swap"):
         new["memory"]["swap"] = -1  # swap counts memory as well: it cannot be less

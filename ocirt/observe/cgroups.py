@@ -58,7 +58,9 @@ class Groups:
 
 def observe(target: Target, spec: dict[str, Any]) -> list[Finding]:
     groups = Groups(target)
-    resources = spec["linux"]["resources"]
+    resources = dict(spec["linux"]["resources"])
+    if str(spec.get("ociVersion"))[:4] in ("1.0.", "1.1.", "1.2.") and resources.get("pids") == {"limit": 0}:
+        del resources["pids"]  # which then was no limit
     found: list[Finding] = []
     for section, rows in SECTIONS.items():
         asked = resources.get(section)

@@ -159,6 +159,11 @@ def test_memory_cpu_and_pids_limits_are_in_the_control_files(podman):
     podman.remove(container)
 
 
+def test_a_pids_limit_of_minus_one_is_none(podman):
+    done = podman("run", "--rm", "--pids-limit=-1", IMAGE, "sh", "-c", "/bin/true; echo forked")
+    assert "forked" in done.stdout
+
+
 @pytest.mark.slow
 def test_pids_limit_stops_a_fork_bomb(podman):
     script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 1 & done; echo started all"

@@ -58,6 +58,24 @@ def test_memory_above_the_limit_kills_and_below_does_not(any_runtime: Runtime, b
     assert probe(any_runtime, bundle.args("/bin/probe", "alloc", str(16 * MiB)))[f"alloc {16 * MiB}"] == "ok"
 
 
+@pytest.mark.parametrize(("version", "limit"), [("1.0.2-dev", "max"), ("1.2.1", "max"), ("1.3.0", "1")])
+def test_a_pids_limit_of_0_is_no_limit_in_documents_from_before_1_3(
+    runtime: Runtime, bundle: Bundle, version: str, limit: str
+) -> None:
+    limited(bundle, pids={"limit": 0}).args("/bin/sleep", "60")
+    bundle.spec["ociVersion"] = version
+    container = runtime.create(bundle)
+    group = group_of(runtime.state(container)["pid"], "pids")
+    assert (group / "pids.max").read_text().strip() == limit
+    runtime.start(container)
+    runtime("verify", container, check=True)
+    runtime("update", "--pids-limit", "0", container, check=True)
+    assert (group / "pids.max").read_text().strip() == "1"
+    runtime("update", "--cpu-share", "100", container, check=True)
+    assert (group / "pids.max").read_text().strip() == "1"
+    runtime("verify", container, check=True)
+
+
 def test_forks_beyond_the_pids_limit_are_refused(any_runtime: Runtime, bundle: Bundle) -> None:
     limited(bundle, pids={"limit": 5}).args("/bin/probe", "fork", "10")
     assert probe(any_runtime, bundle)["fork 10"] == "4 Resource temporarily unavailable"

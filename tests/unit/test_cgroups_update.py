@@ -46,6 +46,7 @@ def contents(tmp_path: Path) -> dict[str, str]:
     ("old", "asked", "new"),
     [
         ({}, {"pids": {"limit": 5}}, {"pids": {"limit": 5}}),
+        ({"pids": {"limit": 5}}, {"pids": {"limit": 0}}, {"pids": {"limit": 1}}),
         (
             {"memory": {"limit": 100, "swap": 200}, "pids": {"limit": 5}},
             {"memory": {"limit": 150}},

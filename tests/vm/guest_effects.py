@@ -327,7 +327,9 @@ def root_of_a_user_namespace_manages_its_group_and_not_its_limits(runtime, drive
 @case("cgroupfs", "systemd", layouts=("v2", "v1", "hybrid"), only="ocirt")
 def a_limit_of_no_processes_lets_nothing_fork(runtime, driver):
     """As runtime-spec 1.3 has it: 0 is a limit."""
-    _, output = runtime.run(shell("sleep 1 & echo forked", pids={"limit": 0}), **where(driver))
+    spec = shell("sleep 1 & echo forked", pids={"limit": 0})
+    spec["ociVersion"] = "1.3.0"
+    _, output = runtime.run(spec, **where(driver))
     expect_in("fork", output)
     if "forked" in output:
         raise Failed(f"it forks: {output}")
