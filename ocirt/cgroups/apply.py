@@ -57,7 +57,7 @@ def owner(ctx: Context) -> int | None:
     if (
         not seen
         or seen[-1].get("type") not in ("cgroup", "cgroup2")
-        or "ro" in (seen[-1].get("options") or ())
+        or not {"ro", "rro"}.isdisjoint(seen[-1].get("options") or ())
     ):
         return None
     uid: int = ((ctx.spec.get("process") or {}).get("user") or {}).get("uid") or 0

@@ -176,6 +176,7 @@ NEW_CGROUP, NEW_USER = {"type": "cgroup"}, {"type": "user"}
         ([NEW_CGROUP, NEW_USER], MOUNT, 7, 100007),
         ([NEW_CGROUP, NEW_USER], MOUNT, 70000, None),  # has no id on the host
         ([NEW_CGROUP, NEW_USER], {**MOUNT, "options": ["ro"]}, 0, None),
+        ([NEW_CGROUP, NEW_USER], {**MOUNT, "options": ["nosuid", "rro"]}, 0, None),
         ([NEW_CGROUP, NEW_USER], {**MOUNT, "destination": "/cgroup"}, 0, None),
         ([NEW_USER], MOUNT, 0, None),
         ([NEW_CGROUP], MOUNT, 7, 7),
