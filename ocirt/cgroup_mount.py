@@ -18,6 +18,9 @@ def mount_cgroups(ctx: Context, field: str, destination: bytes, options: MountOp
     With a cgroup namespace the file systems are mounted anew: they show the namespace's root.
     Without, the container's own directories are bound, so that the host's tree stays hidden.
     """
+    # All of it is made here: what is for the whole tree (rro) is for each mount.
+    options.attr_set = options.attr_set & ~options.rec_clear | options.rec_set
+    options.read_only = bool(options.attr_set & kernel.MOUNT_ATTR_RDONLY)
     if ctx.host.cgroup_layout == "v2":
         _unified(ctx, field, destination, options)
         return

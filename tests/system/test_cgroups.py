@@ -76,6 +76,24 @@ def test_a_pids_limit_of_0_is_no_limit_in_documents_from_before_1_3(
     runtime("verify", container, check=True)
 
 
+@pytest.mark.parametrize("has_namespace", [True, False])
+@pytest.mark.parametrize("option", ["ro", "rro"])
+def test_no_cgroup_is_writable_below_a_mount_with_ro_or_rro(
+    runtime: Runtime, bundle: Bundle, option: str, has_namespace: bool
+) -> None:
+    bundle.spec["mounts"] = [m for m in bundle.spec["mounts"] if "cgroup" not in m["destination"]]
+    mount = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": [option]}
+    bundle.spec["mounts"].append(mount)
+    others = [entry for entry in bundle.linux["namespaces"] if entry["type"] != "cgroup"]
+    bundle.linux["namespaces"] = [*others, *([{"type": "cgroup"}] * has_namespace)]
+    container = runtime.start_bundle(bundle.args("/bin/sleep", "60"))
+    pid = runtime.state(container)["pid"]
+    rows = [line.split() for line in Path(f"/proc/{pid}/mounts").read_text().splitlines()]
+    found = {row[1]: row[3].split(",")[0] for row in rows if row[1].startswith("/sys/fs/cgroup")}
+    assert found
+    assert set(found.values()) == {"ro"}
+
+
 def test_forks_beyond_the_pids_limit_are_refused(any_runtime: Runtime, bundle: Bundle) -> None:
     limited(bundle, pids={"limit": 5}).args("/bin/probe", "fork", "10")
     assert probe(any_runtime, bundle)["fork 10"] == "4 Resource temporarily unavailable"
