@@ -279,7 +279,8 @@ def _remove_directory(directory: str, record: dict[str, Any]) -> None:
 def mount(directory: str) -> None:
     """Mount the root of a bundle again, after a restart of the machine or an unmount. Raises ImageError.
 
-    Nothing happens where it is mounted, or is a tree of its own; but gc gets to know where it is now.
+    Nothing happens where it is mounted, and not by a server that has ended, or is a tree of its own; but
+    gc gets to know where it is now.
     """
     directory = os.path.abspath(directory)
     with _locked(directory) as (_, record):
@@ -291,6 +292,7 @@ def mount(directory: str) -> None:
         for tree in trees(record):
             if not os.path.isdir(tree):
                 raise ImageError(tree, "is missing: the bundle's root stands on it")
+        _driver(record).detach(directory)  # a mount whose server has ended
         _driver(record).attach(trees(record), directory, _maps(record))
 
 

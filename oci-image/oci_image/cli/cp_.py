@@ -65,9 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ImageError("cp", "neither SOURCE nor TARGET is IMAGE:/PATH or bundle:DIR:/PATH")
     if arguments.name and target.kind != IMAGE:
         raise ImageError("--name", "means nothing where TARGET is no image")
-    for name, text in (("SOURCE", arguments.source), ("TARGET", arguments.target)):
+    for what, text in (("SOURCE", arguments.source), ("TARGET", arguments.target)):
         if not text:  # an unset variable, and not the root of the host
-            raise ImageError(name, "is empty")
+            raise ImageError(what, "is empty")
     if target.kind == STREAM and arguments.json:
         raise ImageError("--json", "stdout is taken by a tar stream")
     if target.kind == STREAM and sys.stdout.isatty():
