@@ -33,7 +33,7 @@ from oci_image.transfer import read_config, read_document
 from oci_image.transports import open_source, parse_location
 from oci_image.unpack import apply_image, new_directory, temporary_name
 from oci_image.userns import of_record
-from ocirt import kernel, procfs
+from ocirt import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -326,7 +326,9 @@ def _check_mounts(fd: int, directory: str, root_is_mount: bool) -> None:
     the bundle's, to be removed with it.
     """
     real = os.readlink(f"/proc/self/fd/{fd}")
-    points = [point for point in procfs.mount_points() if point.startswith(f"{real}/")]
+    lines = kernel.read_file(MOUNTS).split(b"\n")
+    mounted = (os.fsdecode(_unescaped(line.split(b" ", 5)[4])) for line in lines if line)
+    points = [point for point in mounted if point.startswith(f"{real}/")]
     if root_is_mount and f"{real}/{ROOTFS}" in points:
         points.remove(f"{real}/{ROOTFS}")  # one mount: what lies on top of it stays in the list
     if points:
@@ -540,10 +542,15 @@ def _read_entry(path: str) -> dict[str, Any]:
         return documents.parse(file.read(), path)
 
 
+def _unescaped(text: bytes) -> bytes:
+    """Of mountinfo, which writes spaces and the like in octal digits."""
+    return re.sub(rb"\\([0-7]{3})", lambda octal: bytes((int(octal[1], 8),)), text)
+
+
 def _mounted_chains(snapshots_directory: str) -> set[str]:
     """ChainIDs on which overlays stand that are mounted, also where a bundle was moved."""
     prefix = re.escape(os.fsencode(os.path.abspath(snapshots_directory)))
-    text = re.sub(rb"\\([0-7]{3})", lambda octal: bytes((int(octal[1], 8),)), kernel.read_file(MOUNTS))
+    text = _unescaped(kernel.read_file(MOUNTS))
     layer = re.compile(prefix + b"/[^/]+/([0-9a-f]{64})/" + os.fsencode(TREE))
     return {found.decode() for found in layer.findall(text)}
 
