@@ -116,7 +116,8 @@ def make(
                 checked(converted.spec)
             _write(fd, "config.json", documents.encode(converted.spec, "\t") + b"\n")
             if snapshots is None:
-                time.sleep(TICK)  # what is older than the record is as it was made: compare.py
+                time.sleep(TICK)  # what is older than this moment is as it was made: compare.py
+            record["made"] = _clock(fd)
             _write(fd, RECORD, documents.encode(record) + b"\n", 0o600)
         # Last, because what is mounted cannot be removed so easily; and anew, so that mountinfo tells the
         # directories by the names that they have now.
@@ -124,6 +125,7 @@ def make(
             try:
                 snapshots.driver.attach(trees(record), directory, maps)
             except BaseException:
+                snapshots.driver.detach(directory)  # a signal may have come behind the mount
                 _remove_directory(directory, record)
                 raise
     except BaseException:
@@ -248,11 +250,13 @@ def _add_volumes(
 def remove(directory: str) -> None:
     """Unmount and remove a bundle, and what its container changed. Raises ImageError.
 
-    The container must have been deleted before: while a process has its root there, this is an error.
+    The container must have been deleted before: while a process has its root there, this is an error,
+    and so is anything else that is mounted in it.
     """
     directory = os.path.abspath(directory)
-    with _locked(directory) as (_, record):
+    with _locked(directory) as (fd, record):
         _check_unused(directory)
+        _check_mounts(fd, directory, record["driver"] != COPY and _driver(record).mounts)
         if record["driver"] != COPY:
             _driver(record).detach(directory)
             _tell_store(record, directory)  # as ours, so that gc finds what is left if we are killed
@@ -275,7 +279,8 @@ def _remove_directory(directory: str, record: dict[str, Any]) -> None:
 def mount(directory: str) -> None:
     """Mount the root of a bundle again, after a restart of the machine or an unmount. Raises ImageError.
 
-    Nothing happens where it is mounted, or is a tree of its own; but gc gets to know where it is now.
+    Nothing happens where it is mounted, and not by a server that has ended, or is a tree of its own; but
+    gc gets to know where it is now.
     """
     directory = os.path.abspath(directory)
     with _locked(directory) as (_, record):
@@ -287,6 +292,7 @@ def mount(directory: str) -> None:
         for tree in trees(record):
             if not os.path.isdir(tree):
                 raise ImageError(tree, "is missing: the bundle's root stands on it")
+        _driver(record).detach(directory)  # a mount whose server has ended
         _driver(record).attach(trees(record), directory, _maps(record))
 
 
@@ -313,6 +319,20 @@ def _check_unused(directory: str) -> None:
             continue  # it has ended, or is another user's
         if (status.st_dev, status.st_ino) == (root.st_dev, root.st_ino):
             raise ImageError(directory, f"is used: the process {pid} has its root there")
+
+
+def _check_mounts(fd: int, directory: str, root_is_mount: bool) -> None:
+    """Raises ImageError if there are mounts in a bundle but that of its root: what is mounted is not
+    the bundle's, to be removed with it.
+    """
+    real = os.readlink(f"/proc/self/fd/{fd}")
+    lines = kernel.read_file(MOUNTS).split(b"\n")
+    mounted = (os.fsdecode(_unescaped(line.split(b" ", 5)[4])) for line in lines if line)
+    points = [point for point in mounted if point.startswith(f"{real}/")]
+    if root_is_mount and f"{real}/{ROOTFS}" in points:
+        points.remove(f"{real}/{ROOTFS}")  # one mount: what lies on top of it stays in the list
+    if points:
+        raise ImageError(directory, f"something is mounted in it, on {points[0]}")
 
 
 def is_mounted(directory: str) -> bool:
@@ -353,7 +373,7 @@ def changes(directory: str) -> Iterator[Changes]:
         maps = _maps(record)
         if record["driver"] == COPY:
             with _unpacked(fd, record, directory) as old_fd, _opened(f"{directory}/{ROOTFS}") as new_fd:
-                yield Changes(compared(old_fd, new_fd, _made(fd)), record, shift_of(record))
+                yield Changes(compared(old_fd, new_fd, _made(record)), record, shift_of(record))
         elif _driver(record).mounts:
             shift = maps if _driver(record).shifts else None
             with _opened(f"{directory}/{UPPER}") as upper_fd:
@@ -361,12 +381,21 @@ def changes(directory: str) -> Iterator[Changes]:
         else:
             below = _opened(trees(record)[-1]) if record["chains"] else _unpacked(fd, record, directory)
             with below as old_fd, _opened(f"{directory}/{ROOTFS}") as new_fd:
-                yield Changes(compared(old_fd, new_fd, _made(fd), maps), record, maps)
+                yield Changes(compared(old_fd, new_fd, _made(record), maps), record, maps)
 
 
-def _made(fd: int) -> int:
-    """When a bundle was made."""
-    return os.stat(RECORD, dir_fd=fd, follow_symlinks=False).st_ctime_ns
+def _clock(fd: int) -> int:
+    """Now, in nanoseconds, as the file system of a directory tells ctimes."""
+    os.utime(fd)
+    return os.fstat(fd).st_ctime_ns
+
+
+def _made(record: dict[str, Any]) -> int:
+    """When a bundle was made, in nanoseconds; 0 where that is not known. The ctime of a file would not
+    do: in a copy of the bundle it may be later than those of what the container changed.
+    """
+    made = record.get("made")
+    return made if isinstance(made, int) else 0
 
 
 @contextmanager
@@ -513,10 +542,15 @@ def _read_entry(path: str) -> dict[str, Any]:
         return documents.parse(file.read(), path)
 
 
+def _unescaped(text: bytes) -> bytes:
+    """Of mountinfo, which writes spaces and the like in octal digits."""
+    return re.sub(rb"\\([0-7]{3})", lambda octal: bytes((int(octal[1], 8),)), text)
+
+
 def _mounted_chains(snapshots_directory: str) -> set[str]:
     """ChainIDs on which overlays stand that are mounted, also where a bundle was moved."""
     prefix = re.escape(os.fsencode(os.path.abspath(snapshots_directory)))
-    text = re.sub(rb"\\([0-7]{3})", lambda octal: bytes((int(octal[1], 8),)), kernel.read_file(MOUNTS))
+    text = _unescaped(kernel.read_file(MOUNTS))
     layer = re.compile(prefix + b"/[^/]+/([0-9a-f]{64})/" + os.fsencode(TREE))
     return {found.decode() for found in layer.findall(text)}
 

@@ -1,9 +1,9 @@
 """What a container changed where its root is a tree of its own: beside the tree that it was made from.
 
-What the kernel says of a file's last change (ctime, which nobody can set) decides first: older than
-the bundle, it is as it was made. Then kind, mode, owner, size, mtime, device, target, xattrs and
-the other names of the file; contents last, where all of these are the same. (A clock that was set
-back meanwhile hides a change that keeps size and mtime.)
+Kind, mode, size and mtime of what is no directory decide first. Then what the kernel says of the last
+change (ctime, which nobody can set): older than the bundle, it is as it was made. Then owner,
+device, target, xattrs and the other names of the file; contents last, where all of these are the same.
+(A clock that was set back meanwhile hides a change that keeps mode, size and mtime.)
 """
 
 from __future__ import annotations
@@ -88,6 +88,9 @@ class _Comparison:
 
     def differ(self, old: Found, new: Found) -> bool:
         before, after = old.status, new.status
+        first = before.st_mode, before.st_size, before.st_mtime_ns
+        if not stat.S_ISDIR(after.st_mode) and first != (after.st_mode, after.st_size, after.st_mtime_ns):
+            return True
         if after.st_ctime_ns < self._made:
             return False
         if before.st_mode != after.st_mode or before.st_mtime_ns != after.st_mtime_ns:
@@ -108,7 +111,7 @@ class _Comparison:
             return os.readlink(old.link) != os.readlink(new.link)
         if not stat.S_ISREG(mode):
             return before.st_rdev != after.st_rdev
-        return before.st_size != after.st_size or not _same_content(old, new)
+        return not _same_content(old, new)
 
     @cached_property
     def _names(self) -> tuple[dict[bytes, tuple[bytes, ...]], dict[bytes, tuple[bytes, ...]]]:

@@ -7,6 +7,7 @@ directory.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from typing import TYPE_CHECKING
@@ -84,11 +85,20 @@ def mount_on(lower: Sequence[str], upper: str, work: str, target: str) -> None:
 
 def unmount(target: str) -> None:
     """Undo mount_on. Raises OSError: EINVAL if nothing is mounted there, EBUSY while it is used."""
-    if not os.path.ismount(target):
+    if not (os.path.ismount(target) or _is_dead(target)):
         raise OSError(kernel.EINVAL, os.strerror(kernel.EINVAL), target)
     done = subprocess.run([_find(UNMOUNT), "-u", "--", target], capture_output=True)
     if done.returncode:
         raise OSError(kernel.EBUSY, os.strerror(kernel.EBUSY), target)
+
+
+def _is_dead(target: str) -> bool:
+    """Is it a mount whose server has ended?"""
+    try:
+        os.lstat(target)
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
 
 
 def _serve(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from oci_image import descriptor as documents
@@ -37,7 +38,11 @@ def now() -> int:
 
 def timestamp() -> str:
     """now() as configs hold it (RFC 3339)."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now()))
+    try:
+        moment = datetime.fromtimestamp(now(), UTC)
+    except (OverflowError, ValueError):
+        raise ImageError("SOURCE_DATE_EPOCH", "is a time after the year 9999") from None
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class NewLayer(NamedTuple):

@@ -286,6 +286,27 @@ def test_only_bundles_of_ours_are_removed(work: Path, oci: Command) -> None:
     assert (work / "mine/file").exists()
 
 
+@pytest.mark.parametrize("where", ["rootfs", "rootfs/data", "volumes"])
+@pytest.mark.parametrize("how", [["--driver", "overlay"], ["--driver", "vfs"], ["--copy"]], ids="-".join)
+def test_what_is_mounted_in_a_bundle_is_not_removed_with_it(
+    work: Path, oci: Command, how: list[str], where: str
+) -> None:
+    make_image(work / "l", "app", BASE, config={"Cmd": ["/bin/sh"], "Volumes": {"/v": {}}})
+    oci("bundle", f"oci:{work}/l:app", work / "b", *how)
+    (work / "mine").mkdir()
+    (work / "mine/file").write_text("precious")
+    subprocess.run(["mount", "--bind", work / "mine", work / "b" / where], check=True)
+    try:
+        told = oci.fails("unbundle", work / "b")
+        assert f"{work}/b: something is mounted in it, on {work}/b/{where}" in told
+        assert (work / "mine/file").exists()
+    finally:
+        subprocess.run(["umount", work / "b" / where])
+    oci("unbundle", work / "b")
+    assert (work / "mine/file").read_text() == "precious"
+    assert not (work / "b").exists()
+
+
 def test_a_copied_tree_is_the_same(work: Path) -> None:
     (work / "one").mkdir()
     (work / "two").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -211,6 +212,26 @@ def test_a_bundle_that_was_moved_is_compared_file_by_file(tmp_path: Path) -> Non
     (tmp_path / "moved/rootfs/single").write_text("other")
     told = place.oci("diff", tmp_path / "moved").stdout.splitlines()
     assert set(told) - {"C /pair"} == {"C /single"}  # no layer has an entry for /pair
+
+
+@pytest.mark.parametrize("how", ["copied", "record touched", "clock set back"])
+@pytest.mark.parametrize("words", [["--driver", "vfs"], ["--copy"]], ids=["vfs", "copy"])
+def test_what_was_changed_before_is_told_of_a_bundle(tmp_path: Path, words: list[str], how: str) -> None:
+    make_image(tmp_path / "l", "base", SECOND)
+    place = Place(tmp_path, words)
+    made = place.bundle(place.image, "b")
+    (made / "rootfs/single").write_text("other")
+    (made / "rootfs/lower/chmod").chmod(0o640)
+    if how == "copied":
+        subprocess.run(["cp", "-a", made, tmp_path / "again"], check=True)
+        made = tmp_path / "again"
+    record = made / "oci-image.json"
+    if how == "clock set back":
+        said = json.loads(record.read_text())
+        record.write_text(json.dumps({**said, "made": said["made"] + 3_600_000_000_000}))
+    record.touch()
+    told = place.oci("diff", made).stdout.splitlines()
+    assert set(told) - {"C /pair"} == {"C /lower", "C /lower/chmod", "C /single"}
 
 
 @pytest.mark.parametrize("words", [["--driver", "overlay"], ["--copy"]], ids=["overlay", "copy"])

@@ -104,6 +104,15 @@ def test_files_come_out_of_images_and_bundles(oci: Command, end: str, tmp_path: 
                 assert tar.getmember("full/one").uid == 33
 
 
+def test_a_link_that_is_followed_gives_the_copy_its_name(oci: Command, end: str, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    oci("cp", "-L", f"{end}:/to-one", tmp_path / "to")
+    oci("cp", f"{end}:/to-full/", tmp_path / "to")
+    assert (tmp_path / "to/to-one").read_text() == "1"
+    assert sorted(os.listdir(tmp_path / "to/to-full")) == ["one", "two"]
+    assert sorted(os.listdir(tmp_path / "to")) == ["to-full", "to-one"]
+
+
 def test_files_go_into_images_and_bundles(oci: Command, end: str, tmp_path: Path) -> None:
     host = tmp_path / "host"
     (host / "dir/sub").mkdir(parents=True)
@@ -210,6 +219,8 @@ def test_a_shifted_bundle_gets_files_of_its_root(oci: Command, tmp_path: Path) -
     [
         (("a", "b"), "cp: neither SOURCE nor TARGET is IMAGE:/PATH or bundle:DIR:/PATH"),
         (("base:/etc/passwd", "x", "--name", "n"), "--name: means nothing where TARGET is no image"),
+        (("", "base:/x"), "SOURCE: is empty"),
+        (("base:/etc/passwd", ""), "TARGET: is empty"),
         (("base:/nosuch", "x"), "nosuch: there is no such file or directory"),
         (("base:/data/seed/below", "x"), "data/seed/below: there is no such file or directory"),
         (("base:/data/seed/", "x"), "data/seed/: is not a directory"),

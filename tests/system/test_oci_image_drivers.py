@@ -466,6 +466,29 @@ def as_user(home: Path, script: str, ocirt: Path, user: int, around: str) -> str
     return done.stdout
 
 
+def test_a_root_comes_back_whose_server_has_ended(tmp_path: Path, stack: ExitStack) -> None:
+    stack.callback(unmount_below, tmp_path)
+    oci = Command(tmp_path / "root")
+    make_image(tmp_path / "l", "n", *LAYERS, config={"Cmd": ["/bin/sh"]})
+    made = tmp_path / "b"
+    oci("bundle", "--driver", "fuse-overlayfs", f"oci:{tmp_path}/l:n", made)
+    (made / "rootfs/new").write_text("kept")
+    end_server(made)
+    oci("mount", made)
+    assert (made / "rootfs/new").read_text() == "kept"
+    end_server(made)
+    oci("unbundle", made)
+    assert not made.exists()
+
+
+def end_server(bundle: Path) -> None:
+    """Kill the program that holds the upper directory of a bundle."""
+    upper = str(bundle / "upper")
+    (pid,) = [one for one in servers() if upper in map(os.readlink, Path(f"/proc/{one}/fd").iterdir())]
+    os.kill(pid, signal.SIGKILL)
+    assert ended({pid})
+
+
 def test_a_user_without_root_shares_layers_by_fuse_overlayfs(
     tmp_path: Path, ocirt: Path, stack: ExitStack
 ) -> None:

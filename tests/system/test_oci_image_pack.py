@@ -122,6 +122,14 @@ def test_other_tools_unpack_a_committed_image_alike(oci: Command, tmp_path: Path
     assert differences(ours, theirs) == []
 
 
+def test_a_time_that_no_config_holds_is_refused(oci: Command) -> None:
+    for seconds in ("253402300800", "9" * 30, "x"):
+        env = {**os.environ, "SOURCE_DATE_EPOCH": seconds}
+        assert oci.fails("config", "base", "made", "--user", "1", env=env).startswith(
+            "oci-image: SOURCE_DATE_EPOCH: "
+        )
+
+
 def test_a_commit_is_reproducible(oci: Command, tmp_path: Path) -> None:
     env = {**os.environ, "SOURCE_DATE_EPOCH": "1600000000"}
     made = []

@@ -65,6 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ImageError("cp", "neither SOURCE nor TARGET is IMAGE:/PATH or bundle:DIR:/PATH")
     if arguments.name and target.kind != IMAGE:
         raise ImageError("--name", "means nothing where TARGET is no image")
+    for what, text in (("SOURCE", arguments.source), ("TARGET", arguments.target)):
+        if not text:  # an unset variable, and not the root of the host
+            raise ImageError(what, "is empty")
     if target.kind == STREAM and arguments.json:
         raise ImageError("--json", "stdout is taken by a tar stream")
     if target.kind == STREAM and sys.stdout.isatty():
@@ -102,20 +105,27 @@ def _read(arguments: argparse.Namespace, source: End, spool: BinaryIO) -> bytes 
     if source.kind == IMAGE:
         place, descriptor = _image(arguments, source.where)
         try:
-            return flatten_image(place, descriptor, spool.write, source.path, follow)
+            found = flatten_image(place, descriptor, spool.write, source.path, follow)
         finally:
             place.close()
+        return _own_name(source.path) or found
     if source.kind == BUNDLE:
         with bundle.opened_root(source.where) as (root_fd, record):
             tree = HostTree(root_fd, source.where)
-            return write_source(tree, source.path, spool.write, follow, bundle.shift_of(record))
-    name = os.path.basename(source.path.rstrip(b"/"))
+            found = write_source(tree, source.path, spool.write, follow, bundle.shift_of(record))
+        return _own_name(source.path) or found
     slash = source.path.endswith((b"/", b"/."))
     parent, last = _on_host(source.path, follow or slash)
     with _opened(parent) as fd:
         tree = HostTree(fd, os.fsdecode(parent))
         write_source(tree, last + (b"/" if slash else b""), spool.write, follow=False)
-    return name if name not in (b".", b"..") else last
+    return _own_name(source.path) or last
+
+
+def _own_name(path: bytes) -> bytes:
+    """The name that a copy gets: that of a symlink also where it was followed; b"" for . and .."""
+    name = os.path.basename(path.rstrip(b"/"))
+    return name if name not in (b".", b"..") else b""
 
 
 def _image(arguments: argparse.Namespace, where: str) -> tuple[Source, Descriptor]:
