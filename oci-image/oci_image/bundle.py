@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from oci_image import descriptor as documents
-from oci_image import drivers
+from oci_image import drivers, fuse_overlay
 from oci_image.compare import compared
 from oci_image.conversion import Overrides, checked, convert
 from oci_image.copytree import copy_tree
@@ -549,10 +549,23 @@ def _unescaped(text: bytes) -> bytes:
 
 def _mounted_chains(snapshots_directory: str) -> set[str]:
     """ChainIDs on which overlays stand that are mounted, also where a bundle was moved."""
-    prefix = re.escape(os.fsencode(os.path.abspath(snapshots_directory)))
-    text = _unescaped(kernel.read_file(MOUNTS))
-    layer = re.compile(prefix + b"/[^/]+/([0-9a-f]{64})/" + os.fsencode(TREE))
-    return {found.decode() for found in layer.findall(text)}
+    path = os.path.abspath(snapshots_directory)
+    mounts = kernel.read_file(MOUNTS)
+    layer = re.compile(re.escape(os.fsencode(path)) + b"/[^/]+/([0-9a-f]{64})/" + os.fsencode(TREE))
+    found = {name.decode() for name in layer.findall(_unescaped(mounts))}
+    for line in mounts.splitlines():
+        before, _, after = line.partition(b" - ")
+        if after.split(b" ")[1] != os.fsencode(fuse_overlay.PROGRAM):
+            continue
+        directory = os.path.dirname(os.fsdecode(_unescaped(before.split(b" ")[4])))
+        try:  # its options do not name the layers, but the bundle's record does
+            with _opened(directory) as fd:
+                record = read_record(fd, directory)
+        except (OSError, ImageError):
+            continue
+        if record.get("snapshots") == path:
+            found.update(record["chains"])
+    return found
 
 
 def _remove_half_made(entry: dict[str, Any]) -> None:

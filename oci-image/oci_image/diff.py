@@ -8,6 +8,7 @@ layer writes it.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,6 +31,9 @@ OPAQUE_XATTRS = ("trusted.overlay.opaque", "user.fuseoverlayfs.opaque")
 OF_OVERLAYS = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+HOLE = 4096  # bytes: zeros of so many are a hole, in a file that has holes
+_PIECE = 1 << 20
+_ZEROS = bytes(HOLE)
 _KINDS = {
     stat.S_IFREG: FILE,
     stat.S_IFDIR: DIRECTORY,
@@ -308,10 +312,15 @@ def write_entry(
             raise ImageError(f"/{show(path)}", f"its owner {status.st_uid}:{status.st_gid} is not mapped")
         xattrs = unshifted(xattrs, maps, f"/{show(path)}")
     uid, gid = owner or (0, 0)
-    write(
-        tarwrite.header(
+    fd = os.open(found.name, _READ, dir_fd=found.parent_fd) if kind == FILE else -1
+    try:
+        regions = _regions(fd, size) if kind == FILE and status.st_blocks * 512 < size else None
+        sparse = regions is not None and regions != [(0, size)]
+        table = tarwrite.sparse_map(regions or [], size) if sparse else b""
+        stored = len(table) + sum(length for _, length in regions or ()) if sparse else size
+        header = tarwrite.header(
             (path or b".") + b"/" if kind == DIRECTORY else path,
-            size,
+            stored,
             kind=kind,
             mode=stat.S_IMODE(mode),
             uid=uid,
@@ -321,23 +330,54 @@ def write_entry(
             major=os.major(status.st_rdev) if device else 0,
             minor=os.minor(status.st_rdev) if device else 0,
             xattrs=xattrs,
+            sparse_size=size if sparse else None,
         )
-    )
-    if kind == FILE:
-        _write_content(found, size, write)
-
-
-def _write_content(found: Found, size: int, write: Callable[[bytes], object]) -> None:
-    """size bytes, also where the file changes meanwhile."""
-    fd = os.open(found.name, _READ, dir_fd=found.parent_fd)
-    try:
-        left = size
-        while left and (data := os.read(fd, min(left, 1 << 20))):
-            write(data)
-            left -= len(data)
-        while left:
-            write(bytes(min(left, 1 << 20)))
-            left -= min(left, 1 << 20)
+        write(header)
+        write(table)
+        for offset, length in (regions or ()) if sparse else ((0, size),):
+            _write_content(fd, offset, length, write)
+        write(tarwrite.padding(stored))
     finally:
-        os.close(fd)
-    write(tarwrite.padding(size))
+        if fd >= 0:
+            os.close(fd)
+
+
+def _regions(fd: int, size: int) -> list[tuple[int, int]]:
+    """(offset, length) of a file's blocks of HOLE bytes that are not all zeros, joined where they touch.
+
+    So the layer does not depend on how large the blocks of this file system are.
+    """
+    regions: list[tuple[int, int]] = []
+    at = 0
+    while at < size:
+        try:
+            begin = os.lseek(fd, at, os.SEEK_DATA)
+            end = os.lseek(fd, begin, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break  # nothing but a hole follows
+        at, end = max(at, begin - begin % HOLE), min(size, end + -end % HOLE)
+        while at < end and (data := os.pread(fd, min(_PIECE, end - at), at)):
+            for start in range(0, len(data), HOLE):
+                block = data[start : start + HOLE]
+                if block == _ZEROS[: len(block)]:
+                    continue
+                if regions and sum(regions[-1]) == at + start:
+                    regions[-1] = regions[-1][0], regions[-1][1] + len(block)
+                else:
+                    regions.append((at + start, len(block)))
+            at += len(data)
+        at = max(at, end)
+    return regions
+
+
+def _write_content(fd: int, offset: int, length: int, write: Callable[[bytes], object]) -> None:
+    """length bytes, also where the file changes meanwhile."""
+    end = offset + length
+    while offset < end and (data := os.pread(fd, min(end - offset, _PIECE), offset)):
+        write(data)
+        offset += len(data)
+    while offset < end:
+        write(bytes(min(end - offset, _PIECE)))
+        offset += min(end - offset, _PIECE)

@@ -206,12 +206,12 @@ class FuseOverlayfs(_Mounted):
             return
         target = f"{os.path.dirname(upper)}/{overlay.MOUNT_POINT}"
         os.mkdir(target)
-        fuse_overlay.mount_on(trees, upper, work, target)
         try:
+            fuse_overlay.mount_on(trees, upper, work, target)
             with _opened(target) as fd:
                 yield fd
         finally:
-            fuse_overlay.unmount(target)
+            self._unmount(target)  # also what a signal has left half mounted
         os.rmdir(target)
 
     def attach(self, trees: Sequence[str], bundle: str, maps: Maps | None) -> None:

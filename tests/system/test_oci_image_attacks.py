@@ -196,9 +196,12 @@ def test_a_store_that_is_read_only_is_read(tmp_path: Path, stack: ExitStack) -> 
 # Bundles that somebody moves or copies
 
 
-def test_gc_leaves_the_layers_of_a_bundle_that_was_moved(tmp_path: Path, stack: ExitStack) -> None:
+@pytest.mark.parametrize("driver", ["overlay", "fuse-overlayfs"])
+def test_gc_leaves_the_layers_of_a_bundle_that_was_moved(
+    tmp_path: Path, stack: ExitStack, driver: str
+) -> None:
     make_image(tmp_path / "l", "n", BASE)
-    place = Place(tmp_path, "overlay")
+    place = Place(tmp_path, driver)
     made = place.bundle("b")
     made.rename(tmp_path / "moved")
     place.oci("gc")

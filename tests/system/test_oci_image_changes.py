@@ -234,6 +234,54 @@ def test_what_was_changed_before_is_told_of_a_bundle(tmp_path: Path, words: list
     assert set(told) - {"C /pair"} == {"C /lower", "C /lower/chmod", "C /single"}
 
 
+def test_holes_of_a_committed_file_stay_holes(tmp_path: Path) -> None:
+    """Six gigabytes of zeros would be refused as a bomb by whoever unpacks the layer."""
+    make_image(tmp_path / "l", "base", BASE)
+    place = Place(tmp_path, ["--copy"])
+    made = place.bundle(place.image, "b")
+    size = 6 << 30
+    pieces = {5000: b"first", 3 << 20: os.urandom(9000), size - 3: b"end"}
+    with (made / "rootfs/big").open("wb") as file:
+        for offset, data in pieces.items():
+            file.seek(offset)
+            file.write(data)
+    (made / "rootfs/nothing").touch()
+    os.truncate(made / "rootfs/nothing", 1 << 20)
+    place.oci("commit", made, "after")
+    after = place.bundle("after", "after") / "rootfs"
+    assert (after / "big").stat().st_size == size
+    assert (after / "big").stat().st_blocks * 512 < 200_000
+    with (after / "big").open("rb") as file:
+        for offset, data in pieces.items():
+            file.seek(offset - 1)
+            assert file.read(len(data) + 1) == b"\0" + data
+    assert (after / "nothing").read_bytes() == bytes(1 << 20)
+    place.oci("cp", f"bundle:{made}:/big", tmp_path)
+    assert (tmp_path / "big").stat().st_blocks * 512 < 200_000
+
+
+def test_where_a_file_system_has_holes_does_not_matter_to_a_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
+    make_image(tmp_path / "l", "base", BASE)
+    place = Place(tmp_path, ["--copy"])
+    made = place.bundle(place.image, "b")
+    digests = set()
+    for zeros in (range(0), range(3), range(5, 90)):  # blocks that are there, with nothing in them
+        path = made / "rootfs/big"
+        path.unlink(missing_ok=True)
+        path.touch()
+        os.truncate(path, 1 << 20)
+        with path.open("r+b") as file:
+            for block in zeros:
+                os.pwrite(file.fileno(), bytes(4096), block * 4096)
+            os.pwrite(file.fileno(), b"x", 100 * 4096 + 7)
+        place.oci("commit", made, "after")
+        digests.add(place.oci.json("inspect", "after")["config"]["rootfs"]["diff_ids"][-1])
+    assert len(digests) == 1
+
+
 @pytest.mark.parametrize("words", [["--driver", "overlay"], ["--copy"]], ids=["overlay", "copy"])
 def test_a_name_that_would_be_a_whiteout_is_refused(tmp_path: Path, words: list[str]) -> None:
     """A container must not remove files of the next one by the name of a file."""

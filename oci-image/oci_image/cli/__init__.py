@@ -40,9 +40,10 @@ VERBS = {
     "rebase": "make an image that stands on another base",
     "tag": "give an image another name",
     "rm": "take names away; gc frees what no name leads to",
-    "gc": "remove the blobs that no name leads to",
+    "gc": "remove the blobs and unpacked layers that nothing needs",
     "fsck": "check every blob and document of the store",
 }
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 ENVIRONMENT = "OCI_IMAGE_ROOT"
 SYSTEM_ROOT = "/var/lib/oci-image"
 EPILOG = """
@@ -60,13 +61,15 @@ class Ended(BaseException):
 
 
 def _end(number: int, _frame: object) -> NoReturn:
+    for one in ENDING:  # another one would stop the taking away
+        signal.signal(one, signal.SIG_IGN)
     raise Ended(signal.Signals(number))
 
 
 def command() -> NoReturn:
     """The command oci-image."""
     _open_standard_files()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""gc: remove what no name leads to."""
+"""gc: remove blobs that no name leads to, and unpacked layers that neither an image nor a bundle needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
+    parser.add_argument("--dry-run", action="store_true", help="say which blobs would be removed")
     common.add_json(parser, "blobs, bytes and temporary files that were removed, snapshots: layers")
 
 
