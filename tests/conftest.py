@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,13 @@ import pytest
 from tests.lib import leaks
 from tests.lib.bundle import Bundle, build_probe, make_rootfs
 from tests.lib.runtime import Runtime, installed_ocirt
+
+
+def pytest_configure() -> None:
+    """Under nohup, or in the background of a shell, some signals are ignored: not by what the tests start."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
