@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from ocirt import kernel
+from tests.lib.declared import missing
 
 
 def run(script: str, *, keep: tuple[int, ...] = (), **options: object) -> tuple[int, int, int]:
@@ -94,7 +95,7 @@ def test_spawn_restores_the_signal_mask_of_the_caller() -> None:
 
 def test_exit_status_is_known_after_the_host_program_reaped_the_child() -> None:
     if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) < (6, 15):
-        pytest.skip("needs Linux 6.15")
+        missing("Linux 6.15")
     for script, expected in (("exit 5", (kernel.CLD_EXITED, 5)), ("kill -9 $$", (kernel.CLD_KILLED, 9))):
         shell = os.open("/bin/sh", os.O_RDONLY | os.O_CLOEXEC)
         pid, pidfd = kernel.spawn(shell, [b"sh", b"-c", script.encode()], [], [])

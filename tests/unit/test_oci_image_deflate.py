@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from oci_image.deflate import BLOCK, compressor
 from oci_image.inflate import inflated
+from tests.lib.declared import missing
 from tests.lib.images import digest
 
 GENERATOR = random.Random(7)
@@ -53,7 +54,7 @@ def test_gzip_is_one_member_that_python_reads(size: int) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_gzip_is_read_by_other_programs(program: str, size: int) -> None:
     if not shutil.which(program.split()[0]):
-        pytest.skip(f"there is no {program.split()[0]}")
+        missing(f"{program.split()[0]} is not installed: tests/install-deps does it")
     blob = packed("gzip", DATA[:size])
     assert subprocess.run(program.split(), input=blob, capture_output=True, check=True).stdout == DATA[:size]
 
