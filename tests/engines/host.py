@@ -382,23 +382,23 @@ def _command_line(pid: int) -> str:
 
 
 def _engine_groups() -> Iterator[Path]:
-    """Top groups of engines and tests in every hierarchy."""
+    """The groups of engines and tests in every hierarchy, with those inside: an engine leaves some of these too."""
     for hierarchy in [HIERARCHIES, *HIERARCHIES.iterdir()]:
         for name in (CGROUP_PREFIX, *ENGINE_CGROUPS):
-            yield from (path for path in hierarchy.glob(f"{name}*") if path.is_dir())
+            for top in hierarchy.glob(f"{name}*"):
+                yield from (Path(directory) for directory, _, _ in os.walk(top))
 
 
 def _remove_groups(groups: set[Path], seconds: float = 3) -> None:
     """Killed processes leave their groups a moment later; what stays busy is in others' use."""
     deadline = time.monotonic() + seconds
     while groups:
-        for group in groups:
-            for directory, _, _ in os.walk(group, topdown=False):
-                try:
-                    os.rmdir(directory)
-                except OSError as error:
-                    if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT):
-                        raise
+        for group in sorted(groups, reverse=True):  # what is inside comes first
+            try:
+                group.rmdir()
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT):
+                    raise
         groups = {group for group in groups if group.exists()}
         if time.monotonic() > deadline:
             return

@@ -40,7 +40,9 @@ def test_the_attack_on_a_process_that_is_not_protected_succeeds(runtime: Runtime
     """A control: what follows would notice."""
     (armed.rootfs / "bin/runc-init").write_bytes((armed.rootfs / "bin/attacker").read_bytes())
     (armed.rootfs / "bin/runc-init").chmod(0o755)
-    armed.sh("/bin/runc-init swap a b & exec attacker watch")
+    for name in "ab":
+        (armed.rootfs / name).touch()  # without them the victim would end before it was seen
+    armed.sh("/bin/runc-init swap /a /b & exec attacker watch")
     runtime.start_bundle(armed)
     deadline = time.monotonic() + 10
     while "ptrace" not in output(armed).all("won"):
