@@ -59,6 +59,7 @@ LSMS = (
     ("landlock", "restrictions by Landlock"),
 )
 PATIENCE = 10  # seconds for a program that is asked
+UNPRIVILEGED = "--unprivileged"  # of criu, for all but root
 DROP_IN = "/etc/systemd/system/user@.service.d"
 DELEGATE_MEND = (
     f"mkdir -p {DROP_IN} && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n'"
@@ -528,7 +529,10 @@ def _criu(host: Host) -> Finding:
     path = host.which("criu")
     if not path:
         return Finding("tools", "criu", MISSING, "not installed", needed, "apt-get install criu")
-    status, output = host.run(path, "check", *(["--unprivileged"] if host.euid else []))
+    status, output = host.run(path, "check", *([UNPRIVILEGED] if host.euid else []))
+    if status and host.euid and f"unrecognized option '{UNPRIVILEGED}'" in output:
+        found = f"{path}: does not know {UNPRIVILEGED} (criu 3.18): it is for root only, who can check it"
+        return Finding("tools", "criu", MISSING, found, f"{needed} without root")
     if status == 0:
         return Finding("tools", "criu", OK, f"{path}: `criu check` succeeds")
     lines = [line.strip() for line in output.splitlines() if line.strip()]

@@ -263,6 +263,21 @@ def test_criu_is_asked_whether_it_works(tmp_path):
     assert wanting(host)["criu"] == (MISSING, "not installed", "apt-get install criu")
 
 
+def test_a_criu_that_is_for_root_only_is_not_called_broken(tmp_path):
+    """Debian 12's, 3.17.1, in its own words."""
+    host = Built(tmp_path)
+    host.euid = 1000
+    host.answer = (1, "/usr/bin/criu: unrecognized option '--unprivileged'\n\nUsage:\n  criu check\n")
+    criu = told(host)["criu"]
+    assert ("/usr/bin/criu", "check", "--unprivileged") in host.ran
+    assert (criu.state, criu.needed) == (MISSING, "checkpoint and restore without root")
+    assert criu.found == (
+        "/usr/bin/criu: does not know --unprivileged (criu 3.18): it is for root only, who can check it"
+    )
+    host.answer = (0, "Looks good.\n")
+    assert told(host)["criu"].state == OK
+
+
 def test_a_program_that_hangs_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "PATIENCE", 0.2)
     assert Host(str(tmp_path)).run("/bin/sleep", "60") == (-1, "did not end within 0.2 s")
