@@ -22,6 +22,11 @@ EXEC = """\
 Options stand before ID: what follows it belongs to the command. Without --detach the status
 is the command's, or 255 when it could not be run."""
 
+PLAN = f"""\
+PATH, which has a slash in it, is the bundle, as --bundle.
+{BUNDLE}
+No privilege is needed and nothing is opened or changed."""
+
 PS = """\
 A table is the output of the host's `ps -ef`, or of ps with the options given, as far as it is
 about the container. The process ids are those of the host."""
@@ -71,8 +76,8 @@ COMMANDS = {
     ),
     "plan": (
         "show what create would do, without doing it",
-        "[ID]",
-        f"{BUNDLE}\nNo privilege is needed and nothing is opened or changed.",
+        "[ID | PATH]",
+        PLAN,
     ),
     "ps": (
         "show the processes of a container",

@@ -572,6 +572,26 @@ def test_plan_needs_no_root_and_changes_nothing(runtime, bundle, tmp_path_factor
     assert not runtime.root.exists()
 
 
+def test_plan_of_a_path_shows_a_placeholder_where_the_id_goes(runtime, bundle):
+    bundle.linux["intelRdt"] = {"enableMonitoring": True}
+    bundle.write()
+    shown = runtime("plan", bundle.path, check=True).stdout
+    assert shown == runtime("plan", "--bundle", bundle.path, check=True).stdout
+    assert shown == runtime("plan", "ID", "--bundle", bundle.path, check=True).stdout
+    assert "class /sys/fs/resctrl/ID\n" in shown
+    assert "open /sys/fs/resctrl/ID/mon_groups/ID/tasks\n" in shown
+    assert f"/sys/fs/resctrl/{bundle.path}" not in shown
+    groups = [line for line in shown.splitlines() if "open /sys/fs/cgroup/" in line]
+    assert groups
+    assert all("/ID/" in line or line.endswith("/ID") for line in groups), groups
+    named = runtime("plan", "--bundle", bundle.path, "box", check=True).stdout
+    assert "open /sys/fs/resctrl/box/mon_groups/box/tasks\n" in named
+    both = runtime("plan", "--bundle", bundle.path, f"{bundle.path}/")
+    assert both.returncode == 1
+    assert f'"plan" takes one bundle: {bundle.path} or {bundle.path}/' in both.stderr
+    assert "invalid container ID format" in runtime("plan", "--bundle", bundle.path, "a b").stderr
+
+
 def test_verify_finds_a_fresh_container_as_asked(runtime, sleeper):
     done = runtime("verify", sleeper)
     assert done.returncode == 0, done.stdout
