@@ -9,10 +9,11 @@ Documentation/filesystems/resctrl.rst of the kernel has the files.
 from __future__ import annotations
 
 import posix
-from errno import EEXIST, EIO, ENOENT
+from errno import EEXIST, EIO, ENOENT, ESRCH
 
 from ocirt import procfs
 from ocirt.errors import CgroupError, SpecError, Unsupported
+from ocirt.spec.rules import RESCTRL_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def find_root() -> str:
 def apply(ctx: Context, asked: dict[str, Any]) -> None:
     """The class of the container, made or found, and the init in it."""
     root = find_root()
+    if not asked.get("closID") and ctx.id in RESCTRL_NAMES:
+        reason = f"is needed: the container's id, {ctx.id!r}, is a name of resctrl's own"
+        raise SpecError(f"{FIELD}.closID", reason)
     group = ctx.intel_rdt = Group(root or USUAL_ROOT, ctx.id, asked)
 
     def check_mounted(_: Any) -> None:
@@ -178,14 +182,8 @@ def _refused(root: str, field: str, file: str, value: str, error: OSError) -> Cg
 # A container that is there
 
 
-def update(saved: Saved | None, asked: dict[str, Any]) -> Callable[[], None]:
-    """Other schemata (l3CacheSchema, memBwSchema); what writes the former ones again.
-
-    Raises Unsupported for a container that was made without linux.intelRdt, CgroupError.
-    """
-    lines = schema_lines(asked)
-    if saved is None:
-        raise Unsupported(lines[0][0], "a container that was created with linux.intelRdt")
+def update(saved: Saved, asked: dict[str, Any]) -> Callable[[], None]:
+    """Other schemata (l3CacheSchema, memBwSchema); what writes the former ones again. Raises CgroupError."""
     former = {parse(line)[0]: line.strip() for line in _lines(saved["path"])}
     done: list[Line] = []
 
@@ -194,14 +192,72 @@ def update(saved: Saved | None, asked: dict[str, Any]) -> Callable[[], None]:
             if (before := former.get(parse(line)[0])) is not None:
                 write_schema(saved["root"], saved["path"], field, before)
 
-    for field, line in lines:
+    for field, line in schema_lines(asked):
         try:
             write_schema(saved["root"], saved["path"], field, line)
-        except CgroupError:
-            back()
+        except CgroupError as error:
+            taken_back(error, back)
             raise
         done.append((field, line))
     return back
+
+
+def taken_back(error: BaseException, back: Callable[[], None]) -> None:
+    """Call back; what failed first is what counts, and if that could not be undone it says so."""
+    try:
+        back()
+    except CgroupError as another:
+        error.add_note(f"and what was changed before stays: {another}")
+
+
+def new_class(container_id: str, asked: dict[str, Any]) -> Group:
+    """The class that an update gives to a container that was made without one; begin() makes it.
+
+    Raises Unsupported, SpecError, and CgroupError if there is something of this name.
+    """
+    root = find_root()
+    if not root:
+        raise Unsupported(FIELD, MOUNT)
+    group = Group(root, container_id, asked)
+    if container_id in RESCTRL_NAMES or not group.to_remove:
+        raise CgroupError(FIELD, f"mkdir {group.path}", "", EEXIST)
+    return group
+
+
+def begin(group: Group, pids: Callable[[], list[int]]) -> Callable[[], None]:
+    """Make a class and move all threads of the processes that pids lists into it; what takes it back.
+
+    A child begins in the class of its parent, so it is over when a round finds nobody new. Raises
+    CgroupError.
+    """
+
+    def back() -> None:
+        remove(group.path)  # who is in it falls back to the default class
+
+    try:
+        group.create(lambda _: None)
+        known: set[int] = set()
+        while new := {thread for pid in pids() for thread in procfs.threads(pid)} - known:
+            for thread in new:
+                _move(group, thread)
+            known |= new
+    except BaseException as error:
+        taken_back(error, back)
+        raise
+    return back
+
+
+def _move(group: Group, thread: int) -> None:
+    file = f"{group.path}/tasks"
+    try:
+        fd = posix.open(file, posix.O_WRONLY | posix.O_APPEND | posix.O_CLOEXEC)
+        try:
+            posix.write(fd, b"%d\n" % thread)
+        finally:
+            posix.close(fd)
+    except OSError as error:
+        if error.errno != ESRCH:  # it has ended
+            raise _refused(group.root, FIELD, file, str(thread), error) from None
 
 
 def remove(directory: str, *, only_unused: bool = False) -> None:

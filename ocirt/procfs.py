@@ -139,6 +139,14 @@ def pids_of_namespace(pid: int) -> list[int]:
     return sorted(found)
 
 
+def threads(pid: int) -> list[int]:
+    """The thread ids of a process; none once it has ended."""
+    try:
+        return [int(name) for name in posix.listdir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 # cgroups
 
 

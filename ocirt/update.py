@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posix
+
 from ocirt import state
 from ocirt.cgroups.resources import read_as_written
 from ocirt.cgroups.update import merge
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ocirt.running import Running
+    from ocirt.state import StateDir
 
 LOCK_WAIT = 10.0  # seconds for another command that is changing the container
 
@@ -47,18 +50,42 @@ def update(
             spec["linux"]["intelRdt"] = {**(linux.get("intelRdt") or {}), **intel_rdt}
         checks.check(spec, "resources")
         manager = container.manager()
-        back = _update_rdt(container, intel_rdt) if intel_rdt else None
+        back = _update_rdt(container, directory, intel_rdt) if intel_rdt else None
         try:
             manager.update(old, new, asked, check=check)
-        except BaseException:
+        except BaseException as error:
             if back is not None:
-                back()
+                from ocirt import intelrdt
+
+                intelrdt.taken_back(error, back)
             raise
         directory.write("config.json", dumps(spec).encode("utf-8", "surrogateescape"))
         container._spec = spec
 
 
-def _update_rdt(container: Running, asked: dict[str, Any]) -> Callable[[], None]:
+def _update_rdt(container: Running, directory: StateDir, asked: dict[str, Any]) -> Callable[[], None]:
+    """Other schemata, if need be in a new class, which is in the state before it is made. What undoes it."""
     from ocirt import intelrdt
 
-    return intelrdt.update(container.saved.get("intelRdt"), asked)
+    if saved := container.saved.get("intelRdt"):
+        return intelrdt.update(saved, asked)
+    group = intelrdt.new_class(container.id, asked)
+    container.saved["intelRdt"] = group.save()
+    directory.save(container.saved)
+
+    def forget() -> None:
+        del container.saved["intelRdt"]
+        directory.save(container.saved)
+
+    try:
+        remove = intelrdt.begin(group, container.pids)
+    except BaseException:
+        if not posix.access(group.path, posix.F_OK):  # else delete has to try again
+            forget()
+        raise
+
+    def back() -> None:
+        remove()
+        forget()
+
+    return back

@@ -287,6 +287,13 @@ def seccomp(spec: dict[str, Any]) -> Offences:
             yield f"linux.seccomp.syscalls[{i}].action", "SCMP_ACT_NOTIFY needs linux.seccomp.listenerPath"
 
 
+# What the kernel has in its root directory or in that of a class: no class can have such a name.
+RESCTRL_NAMES = (
+    *("info", "mon_groups", "mon_data", "tasks", "cpus", "cpus_list", "schemata", "mode", "size"),
+    *("ctrl_hw_id", "mon_hw_id"),
+)
+
+
 def intel_rdt(spec: dict[str, Any]) -> Offences:
     asked = (spec.get("linux") or {}).get("intelRdt")
     if not asked:
@@ -294,6 +301,8 @@ def intel_rdt(spec: dict[str, Any]) -> Offences:
     group = asked.get("closID") or ""
     if group in (".", "..") or (len(group) > 1 and "/" in group):
         yield "linux.intelRdt.closID", f"{group!r} is not the name of a directory"
+    if group in RESCTRL_NAMES:
+        yield "linux.intelRdt.closID", f"{group!r} is a name of resctrl's own"
     lines = [("l3CacheSchema", asked.get("l3CacheSchema")), ("memBwSchema", asked.get("memBwSchema"))]
     lines += [(f"schemata[{i}]", line) for i, line in enumerate(asked.get("schemata") or ())]
     for name, line in lines:

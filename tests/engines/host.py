@@ -382,7 +382,7 @@ def _command_line(pid: int) -> str:
 
 
 def _engine_groups() -> Iterator[Path]:
-    """The groups of engines and tests in every hierarchy, with those inside: an engine leaves some of these too."""
+    """The groups of engines and tests in every hierarchy, with those inside: engines leave some there."""
     for hierarchy in [HIERARCHIES, *HIERARCHIES.iterdir()]:
         for name in (CGROUP_PREFIX, *ENGINE_CGROUPS):
             for top in hierarchy.glob(f"{name}*"):

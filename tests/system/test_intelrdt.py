@@ -26,7 +26,8 @@ def resctrl(tmp_path, monkeypatch):
 
 
 def start(runtime: Runtime, bundle: Bundle, **asked: object) -> Container:
-    bundle.linux["intelRdt"] = asked
+    if asked:
+        bundle.linux["intelRdt"] = asked
     bundle.args("/bin/sleep", "60").write()
     options = CreateOptions()
     return Container.create(
@@ -58,6 +59,29 @@ def test_the_init_and_exec_write_themselves_to_tasks_and_delete_takes_the_class(
         assert resctrl.schemata(container.id)[0] == "MB:0=100;1=20"
         for path in tasks:
             path.write_text("")
+    finally:
+        container.delete(force=True)
+    assert not group.exists()
+
+
+def test_an_update_makes_a_class_for_a_container_that_had_none(runtime, bundle, resctrl):
+    container = start(runtime, bundle)
+    group = resctrl.root / container.id
+    try:
+        assert not group.exists()
+        with pytest.raises(CgroupError, match=r"linux\.resources\.cpu\.mems"):
+            container.update({"cpu": {"mems": "7"}}, intel_rdt={"memBwSchema": "MB:1=50"})
+        assert not group.exists()
+        assert "intelRdt" not in json.loads((runtime.root / container.id / "state.json").read_text())
+        container.update({}, intel_rdt={"l3CacheSchema": "L3:0=f"})
+        assert str(container.pid) in (group / "tasks").read_text().split()
+        assert container.stats()["data"]["intel_rdt"]["l3_cache_schema"] == "L3:0=f;1=fffff"
+        (group / "tasks").write_text("")
+        words = {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
+        started = container.exec(words, ExecOptions())
+        assert started.wait() == 0
+        started.close()
+        assert (group / "tasks").read_text() == "0"
     finally:
         container.delete(force=True)
     assert not group.exists()

@@ -164,8 +164,8 @@ def test_without_a_change_nothing_happens_and_a_paused_container_can_be_updated(
             "",
             "linux.resources.cpu.burst: 60 is above the quota 50",
         ),
-        (("--l3-cache-schema", "L3:0=f"), "", "linux.intelRdt.l3CacheSchema: not supported: "),
-        (("--mem-bw-schema", "MB:0=10"), "", "linux.intelRdt.memBwSchema: not supported: "),
+        (("--l3-cache-schema", "L3:0=f"), "", "linux.intelRdt: not supported: a mounted resctrl"),
+        (("--mem-bw-schema", "MB:0=10"), "", "linux.intelRdt: not supported: a mounted resctrl"),
     ],
 )
 def test_what_cannot_be_is_refused_on_one_line(

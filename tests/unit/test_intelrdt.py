@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from errno import EIO
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from ocirt.host import Host
 from ocirt.observe import intelrdt as observer
 from ocirt.options import CreateOptions
 from ocirt.plan import Plan
+from ocirt.spec import rules
 from tests.lib.resctrl import DEFAULT, Resctrl
 
 UNDO: list[Any] = []
@@ -192,9 +195,48 @@ def test_an_update_is_taken_back_as_a_whole(resctrl):
     assert resctrl.schemata("box") == before
 
 
-def test_a_container_without_rdt_gets_none_by_an_update():
-    with pytest.raises(Unsupported, match=r"^linux\.intelRdt\.memBwSchema: .*created with linux\.intelRdt"):
-        intelrdt.update(None, {"memBwSchema": "MB:0=10"})
+def test_what_cannot_be_taken_back_is_told_beside_what_failed_first(resctrl, monkeypatch):
+    saved = make(resctrl, l3CacheSchema="L3:0=ff")
+
+    def write(root: str, path: str, field: str, line: str, calls: list[str] = []) -> None:  # noqa: B006
+        calls.append(line)
+        if len(calls) > 1:
+            raise CgroupError(field, path, line, EIO, f"write {len(calls)}")
+
+    monkeypatch.setattr(intelrdt, "write_schema", write)
+    with pytest.raises(CgroupError, match="write 2") as caught:
+        intelrdt.update(saved, {"l3CacheSchema": "L3:0=f", "memBwSchema": "MB:1=30"})
+    assert "write 3" in caught.value.__notes__[0]
+
+
+def test_an_update_gives_a_class_and_takes_all_threads_there(resctrl):
+    pids = iter([[os.getpid()], [os.getpid(), 1 << 22], [os.getpid()]])
+    group = intelrdt.new_class("box", {"l3CacheSchema": "L3:0=ff"})
+    back = intelrdt.begin(group, lambda: next(pids))
+    threads = {int(name) for name in os.listdir("/proc/self/task")}
+    assert threads <= set(map(int, (resctrl.root / "box/tasks").read_text().split()))
+    assert resctrl.schemata("box")[1] == "L3:0=ff;1=fffff"
+    back()
+    assert resctrl.classes() == []
+
+
+def test_an_update_that_is_refused_leaves_no_class(resctrl):
+    with pytest.raises(CgroupError, match=r"linux\.intelRdt\.schemata\[0\]"):
+        intelrdt.begin(intelrdt.new_class("box", {"schemata": ["L2:0=f"]}), list)
+    assert resctrl.classes() == []
+
+
+def test_an_update_takes_no_class_that_is_there(resctrl):
+    make(resctrl, closID="box", l3CacheSchema="L3:0=ff")
+    with pytest.raises(CgroupError, match="/box: File exists"):
+        intelrdt.new_class("box", {"l3CacheSchema": "L3:0=f"})
+
+
+def test_a_name_that_resctrl_has_itself_is_none_of_a_class(resctrl):
+    found = [field for field, _ in rules.intel_rdt({"linux": {"intelRdt": {"closID": "mon_groups"}}})]
+    assert found == ["linux.intelRdt.closID"]
+    with pytest.raises(CgroupError, match="/info: File exists"):
+        intelrdt.new_class("info", {"l3CacheSchema": "L3:0=f"})
 
 
 # verify
