@@ -24,8 +24,8 @@ from ocirt import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO
 
+    from oci_image.digest import Reader
     from oci_image.flatten import Node
     from oci_image.userns import Maps
 
@@ -181,7 +181,7 @@ class Incoming:
     of whiteouts, and what would put a file in the place of a directory or the reverse.
     """
 
-    def __init__(self, spool: BinaryIO, name: bytes | None, contents: bool, target: Target) -> None:
+    def __init__(self, spool: Reader, name: bytes | None, contents: bool, target: Target) -> None:
         self._where = show(target.path) or "/"
         self._spool = spool
         self._tar = TarReader(self, self._where)

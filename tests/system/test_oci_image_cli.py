@@ -271,6 +271,7 @@ BARS = {
     "export": ("export", "n", "--output", "{}/e.tar"),
     "append": ("append", "n", "{}/f.tar", "other"),
     "config": ("config", "oci:{}/l:n", "other", "--user", "1"),
+    "cp": ("cp", "n:/f", "{}/cp"),
     "squash": ("squash", "n", "other"),
     "rebase": ("rebase", "oci:{}/l:n", "oci:{}/l:n", "oci:{}/l:n", "other"),
     "commit": ("commit", "{}/c", "other"),

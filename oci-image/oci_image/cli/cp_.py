@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from oci_image import bundle, copyfiles
 from oci_image.cli import common
+from oci_image.cli.progress import Bar
 from oci_image.cli.unbundle_ import enter_if_subordinate
 from oci_image.cli.unpack_ import tell_left_out
 from oci_image.copyfiles import HostTree, ImageTree, Incoming, Target, write_incoming, write_source
@@ -22,12 +23,14 @@ from oci_image.transports import parse_location
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
-    from typing import BinaryIO
+    from collections.abc import Callable, Iterator
 
     from oci_image.descriptor import Descriptor
+    from oci_image.digest import Reader
     from oci_image.store import Store
     from oci_image.transports import Source
+
+    Made = tuple[dict[str, str], dict[str, int]]  # members for --json, what could not be made as it was
 
 HOST, IMAGE, BUNDLE, STREAM = "host", "image", "bundle", "stream"
 EPILOG = """
@@ -73,11 +76,15 @@ def run(arguments: argparse.Namespace) -> int:
     if target.kind == STREAM and sys.stdout.isatty():
         raise ImageError("stdout", "is a terminal, which a tar stream would spoil")
     enter_if_subordinate([end.where for end in (source, target) if end.kind == BUNDLE])
-    with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR", "/var/tmp")) as spool:
-        name = _read(arguments, source, spool)
+    with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR", "/var/tmp")) as spool, Bar() as bar:
+        name = _read(arguments, source, bar.writer(spool.write))
+        bar.expect(spool.tell())  # was read; as much is written now
         spool.seek(0)
         contents = source.path.endswith(b"/.") or source.path == b"."
-        made = _WRITE[target.kind](arguments, target, spool, name, contents)
+        made, left_out = _WRITE[target.kind](
+            arguments, target, bar.reader(spool, spool.fileno()), name, contents
+        )
+    tell_left_out(left_out)
     if arguments.json:
         common.print_json({"source": arguments.source, "target": arguments.target, **made})
     elif made:
@@ -95,30 +102,30 @@ def _end(text: str) -> End:
     return End(kind, where.removeprefix(prefix), os.fsencode(path) or b".")
 
 
-def _read(arguments: argparse.Namespace, source: End, spool: BinaryIO) -> bytes | None:
+def _read(arguments: argparse.Namespace, source: End, write: Callable[[bytes], object]) -> bytes | None:
     """Write what is copied as a tar stream; its name, None for a stream of the user's own."""
     follow = arguments.follow_link
     if source.kind == STREAM:
         while data := sys.stdin.buffer.read(1 << 20):
-            spool.write(data)
+            write(data)
         return None
     if source.kind == IMAGE:
         place, descriptor = _image(arguments, source.where)
         try:
-            found = flatten_image(place, descriptor, spool.write, source.path, follow)
+            found = flatten_image(place, descriptor, write, source.path, follow)
         finally:
             place.close()
         return _own_name(source.path) or found
     if source.kind == BUNDLE:
         with bundle.opened_root(source.where) as (root_fd, record):
             tree = HostTree(root_fd, source.where)
-            found = write_source(tree, source.path, spool.write, follow, bundle.shift_of(record))
+            found = write_source(tree, source.path, write, follow, bundle.shift_of(record))
         return _own_name(source.path) or found
     slash = source.path.endswith((b"/", b"/."))
     parent, last = _on_host(source.path, follow or slash)
     with _opened(parent) as fd:
         tree = HostTree(fd, os.fsdecode(parent))
-        write_source(tree, last + (b"/" if slash else b""), spool.write, follow=False)
+        write_source(tree, last + (b"/" if slash else b""), write, follow=False)
     return _own_name(source.path) or last
 
 
@@ -162,17 +169,17 @@ def _opened(path: bytes) -> Iterator[int]:
 
 
 def _to_stream(
-    arguments: argparse.Namespace, end: End, spool: BinaryIO, name: bytes | None, contents: bool
-) -> dict[str, str]:
+    arguments: argparse.Namespace, end: End, spool: Reader, name: bytes | None, contents: bool
+) -> Made:
     nothing = ImageTree(Node(None, 0), "")
     target = Target(nothing, b".", archive=True, image=False)
     write_incoming(Incoming(spool, name, contents, target), sys.stdout.buffer.write)
-    return {}
+    return {}, {}
 
 
 def _to_host(
-    arguments: argparse.Namespace, end: End, spool: BinaryIO, name: bytes | None, contents: bool
-) -> dict[str, str]:
+    arguments: argparse.Namespace, end: End, spool: Reader, name: bytes | None, contents: bool
+) -> Made:
     if os.path.isdir(end.path):
         parent, path = end.path, b"."
     else:
@@ -183,32 +190,33 @@ def _to_host(
     with _opened(parent) as fd:
         owner = (os.geteuid(), os.getegid()) if root else (0, 0)  # the user's, to an Extractor for one user
         target = Target(HostTree(fd, os.fsdecode(parent)), path, owner, arguments.archive, image=False)
-        _extract(fd, Incoming(spool, name, contents, target), os.fsdecode(end.path), Policy(single=not root))
-    return {}
+        incoming = Incoming(spool, name, contents, target)
+        return {}, _extract(fd, incoming, os.fsdecode(end.path), Policy(single=not root))
 
 
 def _to_bundle(
-    arguments: argparse.Namespace, end: End, spool: BinaryIO, name: bytes | None, contents: bool
-) -> dict[str, str]:
+    arguments: argparse.Namespace, end: End, spool: Reader, name: bytes | None, contents: bool
+) -> Made:
     with bundle.opened_root(end.where) as (root_fd, record):
         target = Target(HostTree(root_fd, end.where), end.path, archive=arguments.archive)
-        _extract(root_fd, Incoming(spool, name, contents, target), end.where, bundle.policy_of(record))
-    return {}
+        incoming = Incoming(spool, name, contents, target)
+        return {}, _extract(root_fd, incoming, end.where, bundle.policy_of(record))
 
 
-def _extract(root_fd: int, incoming: Incoming, where: str, policy: Policy) -> None:
+def _extract(root_fd: int, incoming: Incoming, where: str, policy: Policy) -> dict[str, int]:
+    """What could not be made as it was."""
     extractor = Extractor(root_fd, policy, into=True)
     try:
         extractor.apply(incoming, where)
         extractor.finish()
     finally:
         extractor.close()
-    tell_left_out(extractor.left_out)
+    return dict(extractor.left_out)
 
 
 def _to_image(
-    arguments: argparse.Namespace, end: End, spool: BinaryIO, name: bytes | None, contents: bool
-) -> dict[str, str]:
+    arguments: argparse.Namespace, end: End, spool: Reader, name: bytes | None, contents: bool
+) -> Made:
     with common.open_store(arguments) as store:
         made_name = _name_for(arguments, end.where, store)
         source, descriptor = _image(arguments, end.where)
@@ -223,7 +231,7 @@ def _to_image(
                 session.set_name(made_name, made)
         finally:
             source.close()
-    return {"name": made_name, "digest": made["digest"]}
+    return {"name": made_name, "digest": made["digest"]}, {}
 
 
 def _name_for(arguments: argparse.Namespace, where: str, store: Store) -> str:

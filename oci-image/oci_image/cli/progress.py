@@ -66,6 +66,15 @@ class Bar:
             self.expect(status.st_size)
         return _Counted(reader, self)
 
+    def writer(self, write: Callable[[bytes], object]) -> Callable[[bytes], object]:
+        """write, whose bytes are counted."""
+
+        def counted(data: bytes) -> None:
+            write(data)
+            self.add(len(data))
+
+        return counted if self._shown else write
+
     def blob(self, descriptor: Descriptor, there: bool) -> None:
         """As transfer.Options.progress: a blob that need not be read counts as well."""
         if there:
