@@ -1,6 +1,6 @@
 /* What a hostile program inside a container does. Static; prints "name<TAB>value" lines.
  *
- *   swap FIRST SECOND        exchange two names as fast as it goes, until it is killed
+ *   swap FIRST SECOND        exchange two names in bursts and at uneven moments, until it is killed
  *   watch                    try every process of a runtime that shows up, until it is killed
  *   overwrite                wait for executables of a runtime and write to them, until it is
  * killed write PATH TEXT          one write */
@@ -137,6 +137,20 @@ static void for_each(void (*try)(const char *))
 	}
 }
 
+/* A walk with ".." below a root fails as long as anything is renamed meanwhile, so a burst alone would
+ * never let the link be followed: after it come single exchanges with pauses of up to 0.26 ms. */
+static void swap_for_a_while(const char *first, const char *second)
+{
+	static unsigned int chance = 1;
+	for (int i = 0; i < 1000; i++)
+		syscall(SYS_renameat2, AT_FDCWD, first, AT_FDCWD, second, 2);
+	for (int i = 0; i < 100; i++) {
+		syscall(SYS_renameat2, AT_FDCWD, first, AT_FDCWD, second, 2);
+		chance = chance * 1103515245 + 12345;
+		usleep(chance >> 16 & 0xff);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	setvbuf(stdout, 0, _IOLBF, 0);
@@ -153,8 +167,7 @@ int main(int argc, char **argv)
 		puts("swapping\t-");
 		/* A test that was killed leaves nobody who would end us. */
 		for (pid_t parent = getppid(); getppid() == parent;)
-			for (int i = 0; i < 1000; i++)
-				syscall(SYS_renameat2, AT_FDCWD, argv[2], AT_FDCWD, argv[3], 2);
+			swap_for_a_while(argv[2], argv[3]);
 	}
 	if (!strcmp(what, "write") && argc == 4) {
 		int fd = open(argv[2], O_WRONLY);
