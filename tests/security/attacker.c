@@ -137,8 +137,9 @@ static void for_each(void (*try)(const char *))
 	}
 }
 
-/* A walk with ".." below a root fails as long as anything is renamed meanwhile, so a burst alone would
- * never let the link be followed: after it come single exchanges with pauses of up to 0.26 ms. */
+/* A walk with ".." below a root fails as long as anything is renamed meanwhile, so a burst
+ * alone would never let the link be followed: after it come single exchanges with pauses of up
+ * to 0.26 ms. */
 static void swap_for_a_while(const char *first, const char *second)
 {
 	static unsigned int chance = 1;

@@ -14,6 +14,7 @@ import pytest
 import ocirt
 from tests.lib.bundle import Bundle, Probe
 from tests.lib.runtime import Runtime
+from tests.security.conftest import race
 
 pytestmark = pytest.mark.root
 
@@ -58,7 +59,7 @@ def test_cve_2016_9962_what_enters_a_container_is_out_of_reach_of_its_pid_1(
     armed.rootfs.chmod(0o755)
     armed.process["user"] = {"uid": int(user), "gid": int(user)}
     container = runtime.start_bundle(armed.args("/bin/attacker", "watch"))
-    for _ in range(EXECS):
+    for _ in race(EXECS, lambda: output(armed).all("seen")):
         runtime("exec", "--user", user, container, "/bin/true", check=True)
     seen = output(armed)
     assert seen.all("seen"), "no process was caught: the attack did not take place"
@@ -75,7 +76,7 @@ def test_cve_2016_9962_nor_with_all_capabilities_in_a_user_namespace(runtime: Ru
     ]
     armed.process["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), every)
     container = runtime.start_bundle(armed.args("/bin/attacker", "watch"))
-    for _ in range(EXECS):
+    for _ in race(EXECS, lambda: output(armed).all("seen")):
         runtime("exec", "--user", "0", container, "/bin/true", check=True)
     seen = output(armed)
     assert seen.all("seen"), "no process was caught: the attack did not take place"

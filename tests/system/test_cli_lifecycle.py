@@ -315,12 +315,20 @@ def test_a_signal_while_the_container_is_made_undoes_everything(runtime, bundle)
 
 def test_run_reaps_the_orphans_of_a_shared_pid_namespace(runtime, bundle):
     bundle.namespaces("mount", "network", "ipc", "uts")
-    bundle.sh("(sleep 0.1 &) ; echo on; sleep 0.5; exit 3")
-    process, _, _ = run_and_read_line(runtime, bundle)
-    time.sleep(0.3)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    states = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] for pid in children]
-    assert "Z" not in states
+    bundle.sh("(exec sh -c 'echo $$; while [ -e /tmp/stay ]; do sleep 0.02; done' &) ; read x; exit 3")
+    (bundle.rootfs / "tmp/stay").touch()
+    process, _, orphan = run_and_read_line(runtime, bundle, stdin=subprocess.PIPE)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 10
+    while orphan.strip() not in children.read_text().split():  # it is ours once its parent has ended
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (bundle.rootfs / "tmp/stay").unlink()
+    while orphan.strip() in children.read_text().split():
+        assert time.monotonic() < deadline, "a zombie"
+        time.sleep(0.01)
+    assert process.poll() is None
+    process.stdin.close()
     assert process.wait(timeout=10) == 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -61,25 +62,42 @@ def test_bash_apt_and_ps(any_runtime: Runtime, shell: Terminal) -> None:
     if any_runtime.name != "crun":  # 1.8 leaves the size at 0 0
         assert answer(shell, "stty size; tty") == "40 132\n/dev/pts/0\nstatus=0"
         shell.resize(50, 100)
-        assert answer(shell, "sleep 0.3; stty size").startswith("50 100\n")
+        assert answer(shell, 'until [ "$(stty size)" = "50 100" ]; do sleep 0.02; done') == "status=0"
     shell.write("exit 3\n")
     assert answer(shell, ":") == "status=0"
     shell.write("exit 5\n")
     assert shell.end() == 5
 
 
+def in_foreground(*words: str, seconds: float = 10) -> None:
+    """Wait until this command runs and has its terminal: bash gives it over after the start."""
+    deadline = time.monotonic() + seconds
+    wanted = b"".join(os.fsencode(word) + b"\0" for word in words)
+    while True:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if path.read_bytes() == wanted:
+                    state, _, group, _, _, foreground = (
+                        path.with_name("stat").read_text().rsplit(")", 1)[1].split()[:6]
+                    )
+                    if state == "S" and group == foreground:
+                        return
+        assert time.monotonic() < deadline, words
+        time.sleep(0.02)
+
+
 def test_job_control_keys_and_line_editing(shell: Terminal) -> None:
     shell.write("bash --norc\n")
     shell.expect("bash-5.2# ")
-    shell.write("sleep 60\n")
-    shell.expect("sleep 60\r\n")
-    time.sleep(0.5)  # bash has to give the terminal to it first
+    shell.write("sleep 61\n")
+    shell.expect("sleep 61\r\n")
+    in_foreground("sleep", "61")
     shell.write("\x1a")
     shell.expect("Stopped")
     assert "Stopped" in answer(shell, "jobs")
     shell.write("fg\n")
-    shell.expect("sleep 60\r\n")
-    time.sleep(0.5)
+    shell.expect("sleep 61\r\n")
+    in_foreground("sleep", "61")
     shell.write("\x03")
     shell.expect("bash-5.2# ")
     assert answer(shell, "jobs") == "status=0"
