@@ -7,7 +7,7 @@ from posix import strerror
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class OcirtError(Exception):
@@ -156,3 +156,11 @@ class Several(OcirtError):
 
     def __str__(self) -> str:
         return "; ".join(str(error) for error in self.args)
+
+
+def taken_back(error: BaseException, back: Callable[[], None]) -> None:
+    """Call back; what failed first is what counts, and if that could not be undone it says so."""
+    try:
+        back()
+    except Exception as another:
+        error.add_note(f"and what was changed before stays: {another}")

@@ -9,10 +9,10 @@ Documentation/filesystems/resctrl.rst of the kernel has the files.
 from __future__ import annotations
 
 import posix
-from errno import EEXIST, EIO, ENOENT, ESRCH
+from errno import EAGAIN, EEXIST, EIO, ENOENT, ESRCH
 
 from ocirt import procfs
-from ocirt.errors import CgroupError, SpecError, Unsupported
+from ocirt.errors import CgroupError, SpecError, Unsupported, taken_back
 from ocirt.spec.rules import RESCTRL_NAMES
 
 TYPE_CHECKING = False
@@ -34,6 +34,7 @@ INFO = (  # of runc's event: its key and the schema's, directory below info, num
     ("l3_cache", "L3", ("min_cbm_bits", "num_closids"), ("cbm_mask",)),
     ("mem_bw", "MB", ("bandwidth_gran", "delay_linear", "min_bandwidth", "num_closids"), ()),
 )
+ROUNDS = 100  # of looking for threads that are not in their new class yet
 COUNTERS = (("mbm_stats", ("mbm_total_bytes", "mbm_local_bytes")), ("cmt_stats", ("llc_occupancy",)))
 
 
@@ -48,9 +49,7 @@ def find_root() -> str:
 def apply(ctx: Context, asked: dict[str, Any]) -> None:
     """The class of the container, made or found, and the init in it."""
     root = find_root()
-    if not asked.get("closID") and ctx.id in RESCTRL_NAMES:
-        reason = f"is needed: the container's id, {ctx.id!r}, is a name of resctrl's own"
-        raise SpecError(f"{FIELD}.closID", reason)
+    check_name(ctx.id, asked)
     group = ctx.intel_rdt = Group(root or USUAL_ROOT, ctx.id, asked)
 
     def check_mounted(_: Any) -> None:
@@ -62,8 +61,22 @@ def apply(ctx: Context, asked: dict[str, Any]) -> None:
     join(ctx, group.save())
 
 
+def check_name(container_id: str, asked: dict[str, Any]) -> None:
+    """Raises SpecError: a class or monitoring group cannot have the container's id as its name."""
+    if container_id in RESCTRL_NAMES and (asked.get("enableMonitoring") or not asked.get("closID")):
+        name = "enableMonitoring" if asked.get("closID") else "closID"
+        wanted = "does not go with it" if asked.get("closID") else "is needed"
+        reason = f"{wanted}: the container's id, {container_id!r}, is a name of resctrl's own"
+        raise SpecError(f"{FIELD}.{name}", reason)
+
+
 def join(ctx: Context, saved: Saved) -> None:
-    """The process joins by itself: first the class, or the monitoring group below it refuses it."""
+    """The process joins by itself: first the class, or the monitoring group below it refuses it.
+
+    A class that an update was killed over is left out: the next update makes it anew.
+    """
+    if saved.get("begun"):
+        return
     for directory in filter(None, (saved["path"], saved["monitor"])):
         tasks = ctx.plan.handle(f"{directory}/tasks", FIELD, _opener(f"{directory}/tasks"), late=True)
         ctx.plan.add("write_fd", FIELD, tasks, b"0", detail=f"{directory}/tasks")
@@ -202,14 +215,6 @@ def update(saved: Saved, asked: dict[str, Any]) -> Callable[[], None]:
     return back
 
 
-def taken_back(error: BaseException, back: Callable[[], None]) -> None:
-    """Call back; what failed first is what counts, and if that could not be undone it says so."""
-    try:
-        back()
-    except CgroupError as another:
-        error.add_note(f"and what was changed before stays: {another}")
-
-
 def new_class(container_id: str, asked: dict[str, Any]) -> Group:
     """The class that an update gives to a container that was made without one; begin() makes it.
 
@@ -218,8 +223,9 @@ def new_class(container_id: str, asked: dict[str, Any]) -> Group:
     root = find_root()
     if not root:
         raise Unsupported(FIELD, MOUNT)
+    check_name(container_id, asked)
     group = Group(root, container_id, asked)
-    if container_id in RESCTRL_NAMES or not group.to_remove:
+    if not group.to_remove:
         raise CgroupError(FIELD, f"mkdir {group.path}", "", EEXIST)
     return group
 
@@ -227,8 +233,8 @@ def new_class(container_id: str, asked: dict[str, Any]) -> Group:
 def begin(group: Group, pids: Callable[[], list[int]]) -> Callable[[], None]:
     """Make a class and move all threads of the processes that pids lists into it; what takes it back.
 
-    A child begins in the class of its parent, so it is over when a round finds nobody new. Raises
-    CgroupError.
+    A child begins in the class of its parent, so it is over when a round finds nobody outside; after
+    ROUNDS rounds a container that starts processes faster than that is refused. Raises CgroupError.
     """
 
     def back() -> None:
@@ -236,15 +242,17 @@ def begin(group: Group, pids: Callable[[], list[int]]) -> Callable[[], None]:
 
     try:
         group.create(lambda _: None)
-        known: set[int] = set()
-        while new := {thread for pid in pids() for thread in procfs.threads(pid)} - known:
-            for thread in new:
+        for _ in range(ROUNDS):
+            threads = {thread for pid in pids() for thread in procfs.threads(pid)}
+            outside = threads.difference(map(int, _read(f"{group.path}/tasks").split()))
+            if not outside:
+                return back
+            for thread in outside:
                 _move(group, thread)
-            known |= new
+        raise CgroupError(FIELD, f"{group.path}/tasks", "", EAGAIN, "the container starts processes too fast")
     except BaseException as error:
         taken_back(error, back)
         raise
-    return back
 
 
 def _move(group: Group, thread: int) -> None:

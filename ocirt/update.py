@@ -7,7 +7,7 @@ import posix
 from ocirt import state
 from ocirt.cgroups.resources import read_as_written
 from ocirt.cgroups.update import merge
-from ocirt.errors import WrongState
+from ocirt.errors import WrongState, taken_back
 from ocirt.spec import check as checks
 from ocirt.spec.jsontext import dumps
 
@@ -55,22 +55,26 @@ def update(
             manager.update(old, new, asked, check=check)
         except BaseException as error:
             if back is not None:
-                from ocirt import intelrdt
-
-                intelrdt.taken_back(error, back)
+                taken_back(error, back)
             raise
         directory.write("config.json", dumps(spec).encode("utf-8", "surrogateescape"))
         container._spec = spec
 
 
 def _update_rdt(container: Running, directory: StateDir, asked: dict[str, Any]) -> Callable[[], None]:
-    """Other schemata, if need be in a new class, which is in the state before it is made. What undoes it."""
+    """Other schemata, if need be in a new class. What undoes it.
+
+    The class is in the state before it is made, as one that is only begun until all are in it: then
+    delete removes it, exec does without, and the next update starts anew.
+    """
     from ocirt import intelrdt
 
     if saved := container.saved.get("intelRdt"):
-        return intelrdt.update(saved, asked)
+        if not saved.get("begun"):
+            return intelrdt.update(saved, asked)
+        intelrdt.remove(saved["remove"])
     group = intelrdt.new_class(container.id, asked)
-    container.saved["intelRdt"] = group.save()
+    container.saved["intelRdt"] = {**group.save(), "begun": True}
     directory.save(container.saved)
 
     def forget() -> None:
@@ -79,13 +83,19 @@ def _update_rdt(container: Running, directory: StateDir, asked: dict[str, Any]) 
 
     try:
         remove = intelrdt.begin(group, container.pids)
-    except BaseException:
+    except BaseException as error:
         if not posix.access(group.path, posix.F_OK):  # else delete has to try again
-            forget()
+            taken_back(error, forget)
         raise
 
     def back() -> None:
         remove()
         forget()
 
+    try:
+        container.saved["intelRdt"] = group.save()
+        directory.save(container.saved)
+    except BaseException as error:
+        taken_back(error, back)
+        raise
     return back

@@ -9,7 +9,7 @@ from errno import EACCES, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOTEMPTY, EPER
 from ocirt import kernel
 from ocirt.cgroups.files import read_text, write_file
 from ocirt.cgroups.freezer import freezer_of
-from ocirt.errors import CgroupError, SpecError, Unsupported
+from ocirt.errors import CgroupError, SpecError, Unsupported, taken_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ class Manager:
         stopped = self.version == 1 and not self.is_frozen() and self.freeze()
         try:
             self.replace_devices(new)
-        except BaseException:
-            self.replace_devices(old)
+        except BaseException as error:
+            taken_back(error, lambda: self.replace_devices(old))
             raise
         finally:
             if stopped:

@@ -27,7 +27,7 @@ from ocirt.cgroups.manager import (
     remove_if_empty,
 )
 from ocirt.cgroups.resources import FIELD, IDLE_WEIGHT, properties
-from ocirt.errors import CgroupError, SpecError, Unsupported
+from ocirt.errors import CgroupError, SpecError, Unsupported, taken_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -439,8 +439,9 @@ class SystemdManager(Manager):
             without = [_but_devices(each) for each in (old, new, asked)]
             self.files.update(*without)
             self.update_devices(old.get("devices"), new.get("devices"))
-        except BaseException:
-            self._set([(name, (kind, value)) for _, name, kind, value in former_properties(before, told)])
+        except BaseException as error:
+            former = [(name, (kind, value)) for _, name, kind, value in former_properties(before, told)]
+            taken_back(error, lambda: self._set(former))
             raise
 
     def update_devices(self, old: list[dict[str, Any]] | None, new: list[dict[str, Any]] | None) -> None:

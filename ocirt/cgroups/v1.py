@@ -22,7 +22,7 @@ from ocirt.cgroups.manager import (
     make_group,
     resolve,
 )
-from ocirt.errors import CgroupError, Unsupported
+from ocirt.errors import CgroupError, Unsupported, taken_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,9 +126,9 @@ class V1Manager(Manager):
             group.update(theirs, ours, unified, check=check)
         try:
             super().update(_but(old, unified), _but(new, unified), _but(asked, unified), check=check)
-        except BaseException:
+        except BaseException as error:
             if unified and theirs:
-                self._unified().update(ours, theirs, theirs)
+                taken_back(error, lambda: self._unified().update(ours, theirs, theirs))
             raise
 
     def _for_unified(self, resources: dict[str, Any]) -> dict[str, Any]:

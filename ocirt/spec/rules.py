@@ -290,7 +290,7 @@ def seccomp(spec: dict[str, Any]) -> Offences:
 # What the kernel has in its root directory or in that of a class: no class can have such a name.
 RESCTRL_NAMES = (
     *("info", "mon_groups", "mon_data", "tasks", "cpus", "cpus_list", "schemata", "mode", "size"),
-    *("ctrl_hw_id", "mon_hw_id"),
+    *("ctrl_hw_id", "mon_hw_id", "mba_MBps_event"),
 )
 
 
@@ -303,7 +303,11 @@ def intel_rdt(spec: dict[str, Any]) -> Offences:
         yield "linux.intelRdt.closID", f"{group!r} is not the name of a directory"
     if group in RESCTRL_NAMES:
         yield "linux.intelRdt.closID", f"{group!r} is a name of resctrl's own"
-    lines = [("l3CacheSchema", asked.get("l3CacheSchema")), ("memBwSchema", asked.get("memBwSchema"))]
+    lines = [
+        ("closID", group),
+        ("l3CacheSchema", asked.get("l3CacheSchema")),
+        ("memBwSchema", asked.get("memBwSchema")),
+    ]
     lines += [(f"schemata[{i}]", line) for i, line in enumerate(asked.get("schemata") or ())]
     for name, line in lines:
         if line and "\n" in line:

@@ -5,10 +5,12 @@ as no program can mount one here.
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 
-from ocirt import Container
+from ocirt import Container, intelrdt
 from ocirt.errors import CgroupError
 from ocirt.options import CreateOptions, ExecOptions
 from tests.lib.bundle import Bundle
@@ -82,6 +84,39 @@ def test_an_update_makes_a_class_for_a_container_that_had_none(runtime, bundle, 
         assert started.wait() == 0
         started.close()
         assert (group / "tasks").read_text() == "0"
+    finally:
+        container.delete(force=True)
+    assert not group.exists()
+
+
+@pytest.mark.parametrize("is_made", [False, True])
+def test_an_update_that_was_killed_hinders_nobody(runtime, bundle, resctrl, monkeypatch, is_made):
+    """Whether it came to the class or not: exec does without it, the next update begins anew."""
+    container = start(runtime, bundle)
+    group = resctrl.root / container.id
+    try:
+        with monkeypatch.context() as patched:
+
+            def killed(group, pids):
+                if is_made:
+                    group.create(lambda _: None)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            patched.setattr(intelrdt, "begin", killed)
+            pid = os.fork()
+            if not pid:
+                container.update({}, intel_rdt={"l3CacheSchema": "L3:0=f"})
+            assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        container = Container.load(container.id, root=str(runtime.root))
+        assert group.exists() is is_made
+        words = {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
+        started = container.exec(words, ExecOptions())
+        assert started.wait() == 0
+        started.close()
+        container.update({}, intel_rdt={"l3CacheSchema": "L3:0=ff"})
+        assert str(container.pid) in (group / "tasks").read_text().split()
+        assert resctrl.schemata(container.id)[1] == "L3:0=ff;1=fffff"
+        (group / "tasks").write_text("")
     finally:
         container.delete(force=True)
     assert not group.exists()

@@ -226,6 +226,16 @@ def test_an_update_that_is_refused_leaves_no_class(resctrl):
     assert resctrl.classes() == []
 
 
+def test_an_update_gives_up_on_a_container_that_starts_processes_faster_than_they_are_moved(
+    resctrl, monkeypatch
+):
+    threads = iter(range(1 << 22, 1 << 23))
+    monkeypatch.setattr(intelrdt.procfs, "threads", lambda pid: [next(threads)])
+    with pytest.raises(CgroupError, match="starts processes too fast"):
+        intelrdt.begin(intelrdt.new_class("box", {"l3CacheSchema": "L3:0=ff"}), lambda: [1])
+    assert resctrl.classes() == []
+
+
 def test_an_update_takes_no_class_that_is_there(resctrl):
     make(resctrl, closID="box", l3CacheSchema="L3:0=ff")
     with pytest.raises(CgroupError, match="/box: File exists"):
@@ -235,8 +245,13 @@ def test_an_update_takes_no_class_that_is_there(resctrl):
 def test_a_name_that_resctrl_has_itself_is_none_of_a_class(resctrl):
     found = [field for field, _ in rules.intel_rdt({"linux": {"intelRdt": {"closID": "mon_groups"}}})]
     assert found == ["linux.intelRdt.closID"]
-    with pytest.raises(CgroupError, match="/info: File exists"):
+    with pytest.raises(SpecError, match=r"^linux\.intelRdt\.closID: is needed: .*'info'"):
         intelrdt.new_class("info", {"l3CacheSchema": "L3:0=f"})
+    intelrdt.check_name("info", {"closID": "gold"})
+    with pytest.raises(SpecError, match=r"^linux\.intelRdt\.enableMonitoring: does not go with it: .*'info'"):
+        intelrdt.check_name("info", {"closID": "gold", "enableMonitoring": True})
+    found = [field for field, _ in rules.intel_rdt({"linux": {"intelRdt": {"closID": "a\nb"}}})]
+    assert found == ["linux.intelRdt.closID"]
 
 
 # verify
