@@ -520,8 +520,9 @@ class Container(Running):
         if saved := self.saved.get("intelRdt"):
             from ocirt import intelrdt
 
-            # Without a saved pid it may be somebody else's.
-            intelrdt.remove(saved["remove"], only_unused=not self.saved["pid"])
+            # Without a saved pid, or where an update only asked for it, it may be somebody else's.
+            unsure = not self.saved["pid"] or saved.get("begun") == intelrdt.ASKED
+            intelrdt.remove(saved["remove"], only_unused=unsure)
         directory.remove()
 
     def _poststop_of_failed(self, launch: Launch) -> None:

@@ -34,6 +34,7 @@ INFO = (  # of runc's event: its key and the schema's, directory below info, num
     ("l3_cache", "L3", ("min_cbm_bits", "num_closids"), ("cbm_mask",)),
     ("mem_bw", "MB", ("bandwidth_gran", "delay_linear", "min_bandwidth", "num_closids"), ()),
 )
+ASKED, MADE = "asked", "made"  # how far an update came with a class, as `begun` in the state
 ROUNDS = 100  # of looking for threads that are not in their new class yet
 COUNTERS = (("mbm_stats", ("mbm_total_bytes", "mbm_local_bytes")), ("cmt_stats", ("llc_occupancy",)))
 
@@ -63,19 +64,21 @@ def apply(ctx: Context, asked: dict[str, Any]) -> None:
 
 def check_name(container_id: str, asked: dict[str, Any]) -> None:
     """Raises SpecError: a class or monitoring group cannot have the container's id as its name."""
-    if container_id in RESCTRL_NAMES and (asked.get("enableMonitoring") or not asked.get("closID")):
-        name = "enableMonitoring" if asked.get("closID") else "closID"
-        wanted = "does not go with it" if asked.get("closID") else "is needed"
-        reason = f"{wanted}: the container's id, {container_id!r}, is a name of resctrl's own"
-        raise SpecError(f"{FIELD}.{name}", reason)
+    reason = f"the container's id, {container_id!r}, is a name of resctrl's own"
+    if container_id in RESCTRL_NAMES and not asked.get("closID"):
+        raise SpecError(f"{FIELD}.closID", f"is needed: {reason}")
+    # Below mon_groups the kernel has no files of its own, and refuses this one name.
+    if container_id == "mon_groups" and asked.get("enableMonitoring"):
+        raise SpecError(f"{FIELD}.enableMonitoring", f"does not go with it: {reason}")
 
 
 def join(ctx: Context, saved: Saved) -> None:
     """The process joins by itself: first the class, or the monitoring group below it refuses it.
 
-    A class that an update was killed over is left out: the next update makes it anew.
+    A class that an update is giving to the container, or was killed over, counts once it is there and
+    ours.
     """
-    if saved.get("begun"):
+    if (begun := saved.get("begun")) and (begun == ASKED or not posix.access(saved["path"], posix.F_OK)):
         return
     for directory in filter(None, (saved["path"], saved["monitor"])):
         tasks = ctx.plan.handle(f"{directory}/tasks", FIELD, _opener(f"{directory}/tasks"), late=True)
@@ -216,7 +219,7 @@ def update(saved: Saved, asked: dict[str, Any]) -> Callable[[], None]:
 
 
 def new_class(container_id: str, asked: dict[str, Any]) -> Group:
-    """The class that an update gives to a container that was made without one; begin() makes it.
+    """The class that an update gives to a container that was made without one; make() makes it.
 
     Raises Unsupported, SpecError, and CgroupError if there is something of this name.
     """
@@ -230,29 +233,34 @@ def new_class(container_id: str, asked: dict[str, Any]) -> Group:
     return group
 
 
-def begin(group: Group, pids: Callable[[], list[int]]) -> Callable[[], None]:
-    """Make a class and move all threads of the processes that pids lists into it; what takes it back.
+def make(group: Group) -> None:
+    """The directory of new_class(): then it is ours. Raises CgroupError, also if somebody was faster."""
+    if not group._make(group.path, lambda _: None):
+        raise CgroupError(FIELD, f"mkdir {group.path}", "", EEXIST)
+
+
+def fill(group: Group, pids: Callable[[], list[int]]) -> None:
+    """Write the schemata and move all threads of the processes that pids lists into the class.
 
     A child begins in the class of its parent, so it is over when a round finds nobody outside; after
-    ROUNDS rounds a container that starts processes faster than that is refused. Raises CgroupError.
+    ROUNDS rounds a container that starts processes faster than that is refused. Raises CgroupError,
+    and Unsupported where the processes cannot be told from others.
     """
-
-    def back() -> None:
-        remove(group.path)  # who is in it falls back to the default class
-
-    try:
-        group.create(lambda _: None)
-        for _ in range(ROUNDS):
+    for field, line in group.lines:
+        write_schema(group.root, group.path, field, line)
+    inside: set[int] = set()
+    for _ in range(ROUNDS):
+        try:
             threads = {thread for pid in pids() for thread in procfs.threads(pid)}
-            outside = threads.difference(map(int, _read(f"{group.path}/tasks").split()))
-            if not outside:
-                return back
-            for thread in outside:
-                _move(group, thread)
-        raise CgroupError(FIELD, f"{group.path}/tasks", "", EAGAIN, "the container starts processes too fast")
-    except BaseException as error:
-        taken_back(error, back)
-        raise
+        except Unsupported as error:
+            raise Unsupported(FIELD, error.needs) from None
+        before, inside = inside, set(map(int, _read(f"{group.path}/tasks").split()))
+        outside = threads - before - inside  # a thread of before may have ended since it was listed
+        if not outside:
+            return
+        for thread in outside:
+            _move(group, thread)
+    raise CgroupError(FIELD, f"{group.path}/tasks", "", EAGAIN, "the container starts processes too fast")
 
 
 def _move(group: Group, thread: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import posix
-
 from ocirt import state
 from ocirt.cgroups.resources import read_as_written
 from ocirt.cgroups.update import merge
@@ -64,37 +62,37 @@ def update(
 def _update_rdt(container: Running, directory: StateDir, asked: dict[str, Any]) -> Callable[[], None]:
     """Other schemata, if need be in a new class. What undoes it.
 
-    The class is in the state before it is made, as one that is only begun until all are in it: then
-    delete removes it, exec does without, and the next update starts anew.
+    The class is in the state before it is made, and until all are in it, with how far it came: of an
+    update that is killed, delete or the next update removes what was made.
     """
     from ocirt import intelrdt
+
+    def save(changed: dict[str, Any]) -> None:
+        container.saved = {name: value for name, value in container.saved.items() if name != "intelRdt"}
+        container.saved.update(changed)
+        directory.save(container.saved)
 
     if saved := container.saved.get("intelRdt"):
         if not saved.get("begun"):
             return intelrdt.update(saved, asked)
-        intelrdt.remove(saved["remove"])
+        intelrdt.remove(saved["remove"], only_unused=saved["begun"] == intelrdt.ASKED)
+        save({})
     group = intelrdt.new_class(container.id, asked)
-    container.saved["intelRdt"] = {**group.save(), "begun": True}
-    directory.save(container.saved)
-
-    def forget() -> None:
-        del container.saved["intelRdt"]
-        directory.save(container.saved)
-
-    try:
-        remove = intelrdt.begin(group, container.pids)
-    except BaseException as error:
-        if not posix.access(group.path, posix.F_OK):  # else delete has to try again
-            taken_back(error, forget)
-        raise
+    is_made = False
 
     def back() -> None:
-        remove()
-        forget()
+        if is_made:
+            save({"intelRdt": {**group.save(), "begun": intelrdt.MADE}})
+            intelrdt.remove(group.path)  # who is in it falls back to the default class
+        save({})
 
     try:
-        container.saved["intelRdt"] = group.save()
-        directory.save(container.saved)
+        save({"intelRdt": {**group.save(), "begun": intelrdt.ASKED}})
+        intelrdt.make(group)
+        is_made = True
+        save({"intelRdt": {**group.save(), "begun": intelrdt.MADE}})
+        intelrdt.fill(group, container.pids)
+        save({"intelRdt": group.save()})
     except BaseException as error:
         taken_back(error, back)
         raise

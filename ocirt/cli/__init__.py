@@ -10,7 +10,6 @@ from ocirt.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
 GLOBAL: dict[str, int | str] = {
@@ -86,23 +85,23 @@ def main(argv: list[str]) -> int:
         call.log.error(str(error))
         return 1
     except OcirtError as error:
-        return _failed(call, str(error), error.exit_status, getattr(error, "__notes__", ()))
+        return _failed(call, error, str(error), error.exit_status)
     except OSError as error:
         words = [error.filename, error.strerror or str(error)]
         told = ": ".join(str(word) for word in words if word)
-        return _failed(call, told, 1, getattr(error, "__notes__", ()))
-    except KeyboardInterrupt:
-        return _failed(call, "interrupted", 128 + 2)
+        return _failed(call, error, told, 1)
+    except KeyboardInterrupt as error:
+        return _failed(call, error, "interrupted", 128 + 2)
     except Exception as error:
-        return _failed(call, f"internal error: {type(error).__name__}: {error}", 1)
+        return _failed(call, error, f"internal error: {type(error).__name__}: {error}", 1)
 
 
-def _failed(call: Call, message: str, status: int, warnings: Sequence[str] = ()) -> int:
+def _failed(call: Call, error: BaseException, message: str, status: int) -> int:
     if call.log.debugging:
         import traceback
 
         call.log.debug(traceback.format_exc())
-    call.log.error(message, warnings)
+    call.log.error(message, getattr(error, "__notes__", ()))
     # An exec's program may end with 1: engines tell the two apart by this status.
     return 255 if call.verb == "exec" and status == 1 else status
 

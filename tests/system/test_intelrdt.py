@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import posix
 import signal
 
 import pytest
@@ -89,26 +90,34 @@ def test_an_update_makes_a_class_for_a_container_that_had_none(runtime, bundle, 
     assert not group.exists()
 
 
-@pytest.mark.parametrize("is_made", [False, True])
-def test_an_update_that_was_killed_hinders_nobody(runtime, bundle, resctrl, monkeypatch, is_made):
-    """Whether it came to the class or not: exec does without it, the next update begins anew."""
+def killed_update(container: Container, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """An update that makes a class, and is killed when it comes to this step."""
+
+    def killed(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patched:
+        if step == "undo":
+            patched.setattr(intelrdt, "fill", lambda *_: 1 / 0)
+            step = "remove"
+            patched.setattr(intelrdt, "remove", lambda path: (posix.rmdir(path), killed()))
+        else:
+            patched.setattr(intelrdt, step, killed)
+        pid = os.fork()
+        if not pid:
+            container.update({}, intel_rdt={"l3CacheSchema": "L3:0=f"})
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.parametrize("step", ["make", "fill", "undo"])
+def test_an_update_that_was_killed_hinders_nobody(runtime, bundle, resctrl, monkeypatch, step):
+    """Whether it came to the class or not, or had removed it again: exec works, so does the next update."""
     container = start(runtime, bundle)
     group = resctrl.root / container.id
     try:
-        with monkeypatch.context() as patched:
-
-            def killed(group, pids):
-                if is_made:
-                    group.create(lambda _: None)
-                os.kill(os.getpid(), signal.SIGKILL)
-
-            patched.setattr(intelrdt, "begin", killed)
-            pid = os.fork()
-            if not pid:
-                container.update({}, intel_rdt={"l3CacheSchema": "L3:0=f"})
-            assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        killed_update(container, monkeypatch, step)
         container = Container.load(container.id, root=str(runtime.root))
-        assert group.exists() is is_made
+        assert group.exists() is (step == "fill")
         words = {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
         started = container.exec(words, ExecOptions())
         assert started.wait() == 0
@@ -116,10 +125,30 @@ def test_an_update_that_was_killed_hinders_nobody(runtime, bundle, resctrl, monk
         container.update({}, intel_rdt={"l3CacheSchema": "L3:0=ff"})
         assert str(container.pid) in (group / "tasks").read_text().split()
         assert resctrl.schemata(container.id)[1] == "L3:0=ff;1=fffff"
+        assert "begun" not in container.saved["intelRdt"]
         (group / "tasks").write_text("")
     finally:
         container.delete(force=True)
     assert not group.exists()
+
+
+def test_a_class_of_others_is_not_taken_for_that_of_a_killed_update(runtime, bundle, resctrl, monkeypatch):
+    container = start(runtime, bundle)
+    group = resctrl.root / container.id
+    try:
+        killed_update(container, monkeypatch, "make")
+        posix.mkdir(str(group))
+        (group / "tasks").write_text("77\n")
+        container = Container.load(container.id, root=str(runtime.root))
+        for _ in range(2):  # nor by a second try
+            with pytest.raises(CgroupError, match="File exists"):
+                container.update({}, intel_rdt={"l3CacheSchema": "L3:0=ff"})
+        assert (group / "tasks").read_text() == "77\n"
+        killed = json.loads((runtime.root / container.id / "state.json").read_text())
+        assert "intelRdt" not in killed
+    finally:
+        container.delete(force=True)
+    assert (group / "tasks").read_text() == "77\n"
 
 
 def test_a_create_that_fails_leaves_no_class(runtime, bundle, resctrl):

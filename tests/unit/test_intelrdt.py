@@ -209,21 +209,18 @@ def test_what_cannot_be_taken_back_is_told_beside_what_failed_first(resctrl, mon
     assert "write 3" in caught.value.__notes__[0]
 
 
+def new_class(name: str, **asked: Any) -> intelrdt.Group:
+    group = intelrdt.new_class(name, asked)
+    intelrdt.make(group)
+    return group
+
+
 def test_an_update_gives_a_class_and_takes_all_threads_there(resctrl):
     pids = iter([[os.getpid()], [os.getpid(), 1 << 22], [os.getpid()]])
-    group = intelrdt.new_class("box", {"l3CacheSchema": "L3:0=ff"})
-    back = intelrdt.begin(group, lambda: next(pids))
+    intelrdt.fill(new_class("box", l3CacheSchema="L3:0=ff"), lambda: next(pids))
     threads = {int(name) for name in os.listdir("/proc/self/task")}
     assert threads <= set(map(int, (resctrl.root / "box/tasks").read_text().split()))
     assert resctrl.schemata("box")[1] == "L3:0=ff;1=fffff"
-    back()
-    assert resctrl.classes() == []
-
-
-def test_an_update_that_is_refused_leaves_no_class(resctrl):
-    with pytest.raises(CgroupError, match=r"linux\.intelRdt\.schemata\[0\]"):
-        intelrdt.begin(intelrdt.new_class("box", {"schemata": ["L2:0=f"]}), list)
-    assert resctrl.classes() == []
 
 
 def test_an_update_gives_up_on_a_container_that_starts_processes_faster_than_they_are_moved(
@@ -232,12 +229,40 @@ def test_an_update_gives_up_on_a_container_that_starts_processes_faster_than_the
     threads = iter(range(1 << 22, 1 << 23))
     monkeypatch.setattr(intelrdt.procfs, "threads", lambda pid: [next(threads)])
     with pytest.raises(CgroupError, match="starts processes too fast"):
-        intelrdt.begin(intelrdt.new_class("box", {"l3CacheSchema": "L3:0=ff"}), lambda: [1])
-    assert resctrl.classes() == []
+        intelrdt.fill(new_class("box", l3CacheSchema="L3:0=ff"), lambda: [1])
+
+
+def test_a_thread_of_the_class_that_ends_meanwhile_is_not_outside(resctrl, monkeypatch):
+    """Each is in the class when it is listed, and gone when `tasks` is read."""
+    group = new_class("box", l3CacheSchema="L3:0=ff")
+    lists = iter([[10], [10, 11], [11]])
+    tasks = iter(["10 11", "11"])
+    moved: list[int] = []
+    monkeypatch.setattr(intelrdt.procfs, "threads", lambda pid: next(lists))
+    monkeypatch.setattr(intelrdt, "_read", lambda path: next(tasks))
+    monkeypatch.setattr(intelrdt, "_move", lambda group, thread: moved.append(thread))
+    intelrdt.fill(group, lambda: [1])
+    assert moved == []
+
+
+def test_processes_that_cannot_be_told_are_a_matter_of_intel_rdt(resctrl):
+    def pids() -> list[int]:
+        raise Unsupported("pids", "a cgroup")
+
+    with pytest.raises(Unsupported, match=r"^linux\.intelRdt: not supported: a cgroup$"):
+        intelrdt.fill(new_class("box"), pids)
+
+
+def test_a_schema_that_an_update_cannot_have_is_named(resctrl):
+    with pytest.raises(CgroupError, match=r"linux\.intelRdt\.schemata\[0\]"):
+        intelrdt.fill(new_class("box", schemata=["L2:0=f"]), list)
 
 
 def test_an_update_takes_no_class_that_is_there(resctrl):
+    group = intelrdt.new_class("box", {"l3CacheSchema": "L3:0=f"})
     make(resctrl, closID="box", l3CacheSchema="L3:0=ff")
+    with pytest.raises(CgroupError, match="/box: File exists"):
+        intelrdt.make(group)  # somebody was faster
     with pytest.raises(CgroupError, match="/box: File exists"):
         intelrdt.new_class("box", {"l3CacheSchema": "L3:0=f"})
 
@@ -247,9 +272,9 @@ def test_a_name_that_resctrl_has_itself_is_none_of_a_class(resctrl):
     assert found == ["linux.intelRdt.closID"]
     with pytest.raises(SpecError, match=r"^linux\.intelRdt\.closID: is needed: .*'info'"):
         intelrdt.new_class("info", {"l3CacheSchema": "L3:0=f"})
-    intelrdt.check_name("info", {"closID": "gold"})
-    with pytest.raises(SpecError, match=r"^linux\.intelRdt\.enableMonitoring: does not go with it: .*'info'"):
-        intelrdt.check_name("info", {"closID": "gold", "enableMonitoring": True})
+    intelrdt.check_name("info", {"closID": "gold", "enableMonitoring": True})
+    with pytest.raises(SpecError, match=r"^linux\.intelRdt\.enableMonitoring: does not go with it: "):
+        intelrdt.check_name("mon_groups", {"closID": "gold", "enableMonitoring": True})
     found = [field for field, _ in rules.intel_rdt({"linux": {"intelRdt": {"closID": "a\nb"}}})]
     assert found == ["linux.intelRdt.closID"]
 
